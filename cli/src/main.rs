@@ -1,0 +1,2 @@
+//! The `snapc` command.
+fn main() {}
