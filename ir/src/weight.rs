@@ -1,0 +1,299 @@
+//! Weights as recipes: where the numbers come from and what is done to them, never the numbers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Place, Result};
+use crate::types::{DType, TensorType, element_count, shape_text};
+
+/// One axis of a weight. An *elastic* axis is a hidden axis of the supernet: a subnet keeps the first part of it, and
+/// if it holds several chunks (`6x~128`), the first part of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Dim {
+    /// How many chunks lie behind each other on this axis; 1 if it is not elastic.
+    pub chunks: usize,
+    /// The size of one chunk.
+    pub size: usize,
+    /// Whether slicing cuts it.
+    pub elastic: bool,
+}
+
+impl Dim {
+    /// An axis that no subnet cuts.
+    pub fn fixed(size: usize) -> Self {
+        Dim { chunks: 1, size, elastic: false }
+    }
+
+    /// A hidden axis.
+    pub fn elastic(size: usize) -> Self {
+        Dim { chunks: 1, size, elastic: true }
+    }
+
+    /// A hidden axis that holds `chunks` pieces of `size`, each cut on its own.
+    pub fn chunked(chunks: usize, size: usize) -> Self {
+        Dim { chunks, size, elastic: true }
+    }
+
+    /// The size of the whole axis.
+    pub fn total(&self) -> usize {
+        self.chunks * self.size
+    }
+
+    /// How many numbers of a chunk the part `to / from` keeps.
+    ///
+    /// # Errors
+    /// If that is not a whole number of at least one.
+    pub fn part(&self, to: usize, from: usize) -> Result<usize> {
+        let product = self.size * to;
+        if from == 0 || !product.is_multiple_of(from) || product == 0 || to > from {
+            return Err(Error::usage(format!("an axis of {} cannot be cut to {to}/{from} of it", self.size)));
+        }
+        Ok(product / from)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.elastic, self.chunks) {
+            (false, _) => write!(f, "{}", self.total()),
+            (true, 1) => write!(f, "~{}", self.size),
+            (true, chunks) => write!(f, "{chunks}x~{}", self.size),
+        }
+    }
+}
+
+/// The positions of a token grid: row and column `i` stand at `start + stride * i`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grid {
+    /// Rows of the grid.
+    pub rows: usize,
+    /// Columns of the grid.
+    pub cols: usize,
+    /// Where the first row and column stand.
+    pub start: f32,
+    /// The distance of two rows or columns.
+    pub stride: f32,
+}
+
+/// Numbers that follow from a formula.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Table {
+    /// `[rows * cols, 1, head_dim]`: cosines of the rotary angles (see the `rotary` op), each for both numbers of its pair.
+    RotaryCos {
+        /// Numbers of a head.
+        head_dim: usize,
+        /// Base of the frequencies.
+        theta: f32,
+        /// Where the tokens stand.
+        grid: Grid,
+    },
+    /// As `RotaryCos`, sines; negative where the pair's first number takes the second one.
+    RotarySin {
+        /// Numbers of a head.
+        head_dim: usize,
+        /// Base of the frequencies.
+        theta: f32,
+        /// Where the tokens stand.
+        grid: Grid,
+    },
+    /// `[queries * repeat, keys]`: 0 where the key is at or before the query, -1e4 behind it; each query `repeat` times.
+    CausalMask {
+        /// Queries.
+        queries: usize,
+        /// Keys.
+        keys: usize,
+        /// How often each query's row stands.
+        repeat: usize,
+    },
+    /// `[dim / 2]`: `10000^(-2i / dim)`, the frequencies of diffusers' sinusoidal timestep embedding.
+    TimestepFrequencies {
+        /// Length of the embedding.
+        dim: usize,
+    },
+}
+
+impl Table {
+    /// The sizes of the table.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Table::RotaryCos { head_dim, grid, .. } | Table::RotarySin { head_dim, grid, .. } => {
+                vec![grid.rows * grid.cols, 1, *head_dim]
+            }
+            Table::CausalMask { queries, keys, repeat } => vec![queries * repeat, *keys],
+            Table::TimestepFrequencies { dim } => vec![dim / 2],
+        }
+    }
+}
+
+/// Where a weight's numbers come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// A tensor of the part's checkpoint.
+    Tensor {
+        /// Its name there.
+        name: String,
+        /// The type it is stored in.
+        dtype: DType,
+        /// The shape it is stored in.
+        shape: Vec<usize>,
+    },
+    /// A few numbers that belong to the graph.
+    Inline {
+        /// The numbers, row-major.
+        values: Vec<f32>,
+        /// Their shape.
+        shape: Vec<usize>,
+    },
+    /// Numbers that follow from a formula.
+    Table(Table),
+}
+
+impl Source {
+    /// The shape before any transform.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Source::Tensor { shape, .. } | Source::Inline { shape, .. } => shape.clone(),
+            Source::Table(table) => table.shape(),
+        }
+    }
+}
+
+/// One change of a weight's layout on its way from the source. No transform changes a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Transform {
+    /// Keeps the first `keep` of each of the `chunks` equal pieces of an axis.
+    Take {
+        /// The axis.
+        axis: usize,
+        /// Equal pieces of it.
+        chunks: usize,
+        /// What stays of each piece.
+        keep: usize,
+    },
+    /// New axis `i` is the old axis `perm[i]`.
+    Transpose(Vec<usize>),
+    /// Other sizes over the same numbers.
+    Reshape(Vec<usize>),
+}
+
+impl Transform {
+    /// The shape that `shape` becomes; `None` if the transform does not fit it.
+    pub fn apply(&self, shape: &[usize]) -> Option<Vec<usize>> {
+        match self {
+            Transform::Take { axis, chunks, keep } => {
+                let size = *shape.get(*axis)?;
+                (*chunks > 0 && size.is_multiple_of(*chunks) && (1..=size / chunks).contains(keep)).then(
+                    || {
+                        let mut shape = shape.to_vec();
+                        shape[*axis] = chunks * keep;
+                        shape
+                    },
+                )
+            }
+            Transform::Transpose(perm) => {
+                let mut seen = perm.clone();
+                seen.sort_unstable();
+                (seen.len() == shape.len() && seen.iter().copied().eq(0..shape.len()))
+                    .then(|| perm.iter().map(|&axis| shape[axis]).collect())
+            }
+            Transform::Reshape(sizes) => {
+                (element_count(sizes) == element_count(shape)).then(|| sizes.clone())
+            }
+        }
+    }
+}
+
+/// A weight of a graph: a recipe that a writer or the interpreter runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// Its name, unique in the graph; the checkpoint's where it comes from there.
+    pub name: String,
+    /// Where the numbers come from.
+    pub source: Source,
+    /// What is done to them, in order.
+    pub transforms: Vec<Transform>,
+    /// The axes after all transforms.
+    pub dims: Vec<Dim>,
+    /// The type of the value that graphs see.
+    pub dtype: DType,
+}
+
+impl Weight {
+    /// A tensor of the checkpoint, taken whole; its value is f32.
+    pub fn tensor(name: &str, dtype: DType, dims: Vec<Dim>) -> Self {
+        let shape = dims.iter().map(Dim::total).collect();
+        let source = Source::Tensor { name: name.to_string(), dtype, shape };
+        Weight { name: name.to_string(), source, transforms: Vec::new(), dims, dtype: DType::F32 }
+    }
+
+    /// A computed table; its value is f32.
+    pub fn table(name: impl Into<String>, table: Table) -> Self {
+        let dims = table.shape().into_iter().map(Dim::fixed).collect();
+        let source = Source::Table(table);
+        Weight { name: name.into(), source, transforms: Vec::new(), dims, dtype: DType::F32 }
+    }
+
+    /// A few numbers; their value is f32.
+    pub fn inline(name: impl Into<String>, values: Vec<f32>, shape: Vec<usize>) -> Self {
+        let dims = shape.iter().copied().map(Dim::fixed).collect();
+        let source = Source::Inline { values, shape };
+        Weight { name: name.into(), source, transforms: Vec::new(), dims, dtype: DType::F32 }
+    }
+
+    /// The sizes after all transforms.
+    pub fn shape(&self) -> Vec<usize> {
+        self.dims.iter().map(Dim::total).collect()
+    }
+
+    /// The type of its value.
+    pub fn ty(&self) -> TensorType {
+        TensorType::new(self.dtype, self.shape())
+    }
+
+    /// Whether slicing would cut it.
+    pub fn is_elastic(&self) -> bool {
+        self.dims.iter().any(|dim| dim.elastic)
+    }
+
+    /// Cuts an elastic axis to the first `keep` of each chunk; what stays is not elastic any more.
+    pub fn take(&mut self, axis: usize, keep: usize) -> Result<()> {
+        let Dim { chunks, size, .. } = self.dims[axis];
+        if keep != size {
+            self.push(Transform::Take { axis, chunks, keep })?;
+        }
+        self.dims[axis] = Dim::fixed(chunks * keep);
+        Ok(())
+    }
+
+    /// Permutes the axes: new axis `i` is the old axis `perm[i]`.
+    pub fn transpose(&mut self, perm: &[usize]) -> Result<()> {
+        let dims = self.dims.clone();
+        self.push(Transform::Transpose(perm.to_vec()))?;
+        self.dims = perm.iter().map(|&axis| dims[axis]).collect();
+        Ok(())
+    }
+
+    /// Gives the numbers other axes. The new axes say themselves whether they are elastic.
+    pub fn reshape(&mut self, dims: Vec<Dim>) -> Result<()> {
+        self.push(Transform::Reshape(dims.iter().map(Dim::total).collect()))?;
+        self.dims = dims;
+        Ok(())
+    }
+
+    fn push(&mut self, transform: Transform) -> Result<()> {
+        if transform.apply(&self.shape()).is_none() {
+            let shape = shape_text(&self.shape());
+            return Err(Error::bug(format!("{transform:?} does not fit {shape}"))
+                .at(Place::Tensor(self.name.clone())));
+        }
+        self.transforms.push(transform);
+        Ok(())
+    }
+
+    /// The shape that source and transforms give, or `None` where they do not fit each other.
+    pub fn computed_shape(&self) -> Option<Vec<usize>> {
+        self.transforms.iter().try_fold(self.source.shape(), |shape, transform| transform.apply(&shape))
+    }
+}
