@@ -45,6 +45,14 @@ impl Builder {
         self.graph.as_weight(id)
     }
 
+    /// The node that makes a value; `None` for inputs and weights.
+    pub fn maker(&self, id: ValueId) -> Option<&Node> {
+        match self.graph.value(id).def {
+            Def::Result(node, _) => Some(self.graph.node(node)),
+            _ => None,
+        }
+    }
+
     /// What the next nodes belong to, as a path in the checkpoint; returns what was set before.
     pub fn set_scope(&mut self, scope: impl Into<String>) -> String {
         std::mem::replace(&mut self.scope, scope.into())

@@ -1,1 +1,71 @@
-//! Placeholder.
+//! What all backends share: the [`Backend`] trait, [`legalize`] and [`LegalGraph`].
+
+mod legalize;
+mod tidy;
+
+use std::path::Path;
+
+use snapc_ir::ops::Op;
+use snapc_ir::{Builder, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_weights::Store;
+
+pub use legalize::{LegalGraph, legalize};
+
+/// Whether a target has an op for these operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Native {
+    /// It has.
+    Yes,
+    /// It has not; why, in words for `--explain`.
+    No(String),
+}
+
+/// What a backend is given to write one part.
+pub struct Part<'a> {
+    /// The graph: `text_encoder`, `transformer` or `vae_decoder`.
+    pub graph: &'a LegalGraph,
+    /// Where its weights are.
+    pub store: &'a Store,
+    /// Facts that the artifact carries along: key and value, in order. No time and no absolute path.
+    pub facts: &'a [(String, String)],
+}
+
+/// A target's writer.
+pub trait Backend: Sync {
+    /// The target's name, `coreml`.
+    fn name(&self) -> &'static str;
+
+    /// Whether the target has this op for operands of these types.
+    fn native(&self, op: &Op, operands: &[&TensorType]) -> Native;
+
+    /// This target's own rewriting of a node; `None` where it has none, or nothing to change.
+    ///
+    /// # Errors
+    /// If the node cannot be said in this target.
+    fn rule(&self, _builder: &mut Builder, _node: &Replayed) -> Result<Option<Vec<ValueId>>> {
+        Ok(None)
+    }
+
+    /// Checks a graph against the target's limits before a byte is written.
+    ///
+    /// # Errors
+    /// The limit, the node's path and what to do.
+    fn check(&self, graph: &Graph) -> Result<()>;
+
+    /// The file or folder name of a part: `Transformer.mlpackage`.
+    fn artifact(&self, part: &str) -> String;
+
+    /// Writes a part to `path`, which does not exist yet and is renamed by the caller once all is well.
+    /// Same part, same bytes. `progress` is told the bytes of weights written since its last call.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or the folder not be written.
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()>;
+
+    /// Reads what was written back into a graph and the store of its weights. Written from the format's specification,
+    /// not from the writer.
+    ///
+    /// # Errors
+    /// If the artifact breaks the format or uses more of it than snapc writes.
+    fn read(&self, path: &Path) -> Result<(Graph, Store)>;
+}

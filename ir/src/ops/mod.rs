@@ -31,7 +31,7 @@ mod split;
 mod timestep;
 mod unary;
 
-pub use attention::{Attention, Pattern};
+pub use attention::{Attention, MASKED, Pattern};
 pub use binary::{Add, Mul, Sub};
 pub use concat::Concat;
 pub use conv2d::Conv2d;

@@ -1,0 +1,60 @@
+use std::ops::Deref;
+
+use snapc_ir::{Context, Error, Graph, Place, Replayed, Result, Stage, rewrite};
+
+use crate::tidy::tidy;
+use crate::{Backend, Native};
+
+/// How often what comes of a rule or an expansion is asked again. The deepest road (a group norm inside an attention
+/// block) takes three rounds; one that takes more than this goes in circles.
+const ROUNDS: usize = 16;
+
+/// A graph of only what its target has. Nothing but [`legalize`] makes one, so a writer meets no op that it lacks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LegalGraph(Graph);
+
+impl Deref for LegalGraph {
+    type Target = Graph;
+
+    fn deref(&self) -> &Graph {
+        &self.0
+    }
+}
+
+/// Rewrites a graph until its target has every op: asks of each node for a rule, then whether it is native, then for
+/// its expansion; then lets transposes, reshapes and casts that meet cancel, and checks the target's limits.
+///
+/// # Errors
+/// A node that the target cannot take, or a limit that is passed, with the node's path.
+pub fn legalize(graph: &Graph, backend: &dyn Backend) -> Result<LegalGraph> {
+    let stage = Stage::Legal(backend.name().to_string());
+    let target = || Place::Target(backend.name().to_string());
+    let mut current = graph.clone();
+    for _ in 0..ROUNDS {
+        let mut changed = false;
+        current = rewrite(&current, stage.clone(), Ok, |builder, node| {
+            let place = || Place::Node(node.node.scope.clone());
+            if let Some(results) = backend.rule(builder, node).at(place)? {
+                changed = true;
+                return Ok(Some(results));
+            }
+            let types: Vec<_> = node.operands.iter().map(|&id| builder.ty(id)).collect();
+            let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
+            let expanded = node.op().expand(builder, &node.operands).at(place)?;
+            changed = true;
+            expanded.map(Some).ok_or_else(|| refuse(node, &reason).at(place()))
+        })
+        .map_err(|error| error.at(target()))?;
+        if !changed {
+            let legal = tidy(&current)?;
+            backend.check(&legal).at(target)?;
+            return Ok(LegalGraph(legal));
+        }
+    }
+    Err(Error::bug("legalizing does not come to an end").at(target()))
+}
+
+fn refuse(node: &Replayed, reason: &str) -> Error {
+    Error::limit(format!("{} cannot be written: {reason}", node.op().name()))
+        .help("another target may have it: see the table of targets in the README")
+}
