@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Readers of pipelines.
+
+pub mod scheduler;

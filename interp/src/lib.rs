@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The reference interpreter: the definition of what each op computes.
+//!
+//! An [`Interpreter`] runs one graph; [`sample`] walks a schedule with the transformer's; [`TorchGenerator`] draws the noise that
+//! PyTorch draws. Numbers are computed in f32; a value of type f16 is rounded to f16 as it is made.
+
+mod gemm;
+pub mod noise;
+mod ops;
+mod run;
+mod sampler;
+
+pub use noise::TorchGenerator;
+pub use run::Interpreter;
+pub use sampler::{Sampling, sample};

@@ -165,6 +165,7 @@ fn sin_cos(angle: f32) -> (f32, f32) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 

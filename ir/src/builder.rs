@@ -239,6 +239,10 @@ impl Builder {
         if self.ty(x).shape == shape {
             return Ok(x);
         }
+        if let Some((stored, dtype)) = self.cast_of_weight(x) {
+            let reshaped = self.reshape(stored, shape)?;
+            return self.one(Cast { dtype }, &[reshaped]);
+        }
         if let Some(weight) = self.as_weight(x) {
             let mut weight = weight.clone();
             let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
@@ -253,6 +257,10 @@ impl Builder {
     pub fn transpose(&mut self, x: ValueId, perm: &[usize]) -> Result<ValueId> {
         if perm.iter().copied().eq(0..perm.len()) && perm.len() == self.ty(x).rank() {
             return Ok(x);
+        }
+        if let Some((stored, dtype)) = self.cast_of_weight(x) {
+            let transposed = self.transpose(stored, perm)?;
+            return self.one(Cast { dtype }, &[transposed]);
         }
         if let Some(weight) = self.as_weight(x) {
             let mut weight = weight.clone();
@@ -273,6 +281,12 @@ impl Builder {
             return self.cast_weight(x, dtype);
         }
         self.one(Cast { dtype }, &[x])
+    }
+
+    /// The weight behind a cast, and what it is cast to: a weight stored in fewer bytes than it is used in.
+    fn cast_of_weight(&self, x: ValueId) -> Option<(ValueId, DType)> {
+        let made = self.maker(x).filter(|made| matches!(made.op, Op::Cast(_)))?;
+        self.as_weight(made.operands[0]).map(|_| (made.operands[0], self.ty(x).dtype))
     }
 
     /// The same weight with values of another type.

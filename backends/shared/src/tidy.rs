@@ -6,6 +6,8 @@ pub fn tidy(graph: &Graph) -> Result<Graph> {
     rewrite(graph, graph.stage().clone(), Ok, |builder, node| match node.op() {
         Op::Reshape(reshape) => merge_reshape(builder, node, reshape).map(Some),
         Op::Transpose(transpose) => merge_transpose(builder, node, transpose).map(Some),
+        // A cast weight stays: it is stored in the one type and used in the other.
+        Op::Cast(_) if builder.as_weight(node.operands[0]).is_some() => Ok(None),
         Op::Cast(cast) => drop_round_trip(builder, node, cast.dtype).map(Some),
         _ => Ok(None),
     })
