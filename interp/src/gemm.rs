@@ -30,14 +30,15 @@ impl<'a> Matrix<'a> {
     }
 
     fn view(self) -> MatRef<'a, f32> {
-        let (start, end) = (0, (self.rows.saturating_sub(1)) * self.stride + self.cols);
-        let view = MatRef::from_row_major_slice_with_stride(
-            &self.values[start..end],
-            self.rows,
+        let end = self.rows.saturating_sub(1) * self.stride + self.cols;
+        // faer 0.24's row-major views with a stride swap their strides; a column-major view of the transpose does not.
+        let columns = MatRef::from_column_major_slice_with_stride(
+            &self.values[..end],
             self.cols,
+            self.rows,
             self.stride,
         );
-        if self.transposed { view.transpose() } else { view }
+        if self.transposed { columns } else { columns.transpose() }
     }
 }
 
@@ -49,7 +50,8 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32,
         return;
     }
     let end = (rows - 1) * stride + cols;
-    let out = MatMut::from_row_major_slice_with_stride_mut(&mut out[..end], rows, cols, stride);
+    let out =
+        MatMut::from_column_major_slice_with_stride_mut(&mut out[..end], cols, rows, stride).transpose_mut();
     let par = if threads { Par::rayon(0) } else { Par::Seq };
     matmul(out, Accum::Replace, a, b, alpha, par);
 }

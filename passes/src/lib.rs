@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Passes: graph to graph, knowing no target. Each reads a graph and replays it; none edits.
+
+mod list;
+mod precision;
+mod slice;
+
+use snapc_ir::{Graph, Result, Stage};
+
+pub use list::{NAMES, Standard, run, standard};
+pub use precision::{Precision, PrecisionPass};
+pub use slice::Slice;
+
+/// One pass.
+pub trait Pass {
+    /// Its name, as `print --after` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Whether it takes a graph of this stage, and the stage that it leaves.
+    fn leaves(&self, stage: &Stage) -> Option<Stage>;
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What its description says.
+    fn run(&self, graph: &Graph) -> Result<Graph>;
+}

@@ -1,0 +1,3 @@
+//! Denoisers.
+
+pub mod snapgen;

@@ -1,0 +1,135 @@
+use std::str::FromStr;
+
+use snapc_ir::ops::{Cast, Op, TimestepEmbedding};
+use snapc_ir::{Builder, DType, Def, Graph, Replayed, Result, Stage, ValueId, Weight};
+
+use crate::Pass;
+
+/// The type in which a part is written and computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Weights and values in f16; inputs and outputs stay f32.
+    #[default]
+    F16,
+    /// Everything in f32.
+    F32,
+}
+
+impl Precision {
+    /// `f16` or `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F16 => "f16",
+            Precision::F32 => "f32",
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        [Precision::F16, Precision::F32]
+            .into_iter()
+            .find(|precision| precision.name() == text)
+            .ok_or_else(|| format!("`{text}` is no precision; the precisions are f16, f32"))
+    }
+}
+
+/// Gives weights and values their types. What f16 cannot carry stays f32: the timestep and its sinusoid (a step of f16 at 1000 is
+/// 0.5); norms take and give f16 but are computed in f32 by their definition.
+pub struct PrecisionPass {
+    /// The type to compute in.
+    pub precision: Precision,
+    /// Only the weights are stored in f16; each is cast back, and everything is computed in f32.
+    pub weights_only: bool,
+}
+
+impl PrecisionPass {
+    fn to_half(&self, graph: &Graph) -> Result<Graph> {
+        let mut builder = Builder::new(graph.name(), graph.stage().clone());
+        let mut map: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+        for port in graph.inputs() {
+            map[port.value.index()] = Some(builder.input(port.name.clone(), graph.ty(port.value).clone()));
+        }
+        for (index, value) in graph.values().iter().enumerate() {
+            if let Def::Weight(id) = value.def {
+                map[index] = Some(builder.weight(half(graph.weight(id).clone()))?);
+            }
+        }
+        for node in graph.nodes() {
+            builder.set_scope(node.scope.clone());
+            let wanted = if matches!(node.op, Op::TimestepEmbedding(TimestepEmbedding { .. })) {
+                DType::F32
+            } else {
+                DType::F16
+            };
+            let mut operands = Vec::new();
+            for id in &node.operands {
+                let value = map[id.index()].unwrap_or(*id);
+                let float = builder.ty(value).dtype.is_float();
+                operands.push(if float { builder.cast(value, wanted)? } else { value });
+            }
+            let replayed = Replayed { node, operands };
+            let op = match replayed.op() {
+                Op::Cast(_) => Op::from(Cast { dtype: wanted }),
+                op => op.clone(),
+            };
+            for (old, new) in node.results.iter().zip(builder.op(op, &replayed.operands)?) {
+                map[old.index()] = Some(new);
+            }
+        }
+        for port in graph.outputs() {
+            let value = map[port.value.index()].unwrap_or(port.value);
+            builder.set_scope("");
+            let value = builder.cast(value, graph.ty(port.value).dtype)?;
+            builder.output(port.name.clone(), value);
+        }
+        builder.finish()
+    }
+
+    /// Weights of less than a page stay as they are: their casts would cost more than their bytes.
+    fn store_half(&self, graph: &Graph) -> Result<Graph> {
+        const SMALLEST: usize = 1024;
+        let stored = |weight: &Weight| weight.dtype == DType::F32 && weight.ty().count() >= SMALLEST;
+        snapc_ir::rewrite(
+            graph,
+            graph.stage().clone(),
+            |weight| Ok(if stored(&weight) { half(weight) } else { weight }),
+            |builder, node| {
+                let mut operands = Vec::new();
+                for &id in &node.operands {
+                    let cast = builder.as_weight(id).is_some_and(|weight| weight.dtype == DType::F16);
+                    operands.push(if cast { builder.one(Cast { dtype: DType::F32 }, &[id])? } else { id });
+                }
+                builder.op(node.op().clone(), &operands).map(Some)
+            },
+        )
+    }
+}
+
+fn half(mut weight: Weight) -> Weight {
+    if weight.dtype == DType::F32 {
+        weight.dtype = DType::F16;
+    }
+    weight
+}
+
+impl Pass for PrecisionPass {
+    fn name(&self) -> &'static str {
+        "precision"
+    }
+
+    fn leaves(&self, stage: &Stage) -> Option<Stage> {
+        (*stage == Stage::Subnet).then_some(Stage::Subnet)
+    }
+
+    fn run(&self, graph: &Graph) -> Result<Graph> {
+        match (self.precision, self.weights_only) {
+            (Precision::F32, _) => Ok(graph.clone()),
+            (Precision::F16, false) => self.to_half(graph),
+            (Precision::F16, true) => self.store_half(graph),
+        }
+    }
+}
+
