@@ -47,8 +47,12 @@ fn shapes_every_subnet() {
             let noise = entry(&golden["noise"], prompt);
             let mut inner = BTreeMap::new();
             let velocity = |latent: &Tensor, time: f32, inner: &mut BTreeMap<String, Tensor>| {
-                let inputs =
-                    [("latent", latent), ("timestep", &timestep(time / 1000.0)), ("text", &text), ("text_mask", &mask)];
+                let inputs = [
+                    ("latent", latent),
+                    ("timestep", &timestep(time / 1000.0)),
+                    ("text", &text),
+                    ("text_mask", &mask),
+                ];
                 let mut results = interpreter.run_observed(&inputs, &mut |node, results| {
                     inner.insert(node.scope.clone(), results[0].clone());
                 });
@@ -72,7 +76,8 @@ fn shapes_every_subnet() {
                 let what = format!("latent{}", step + 1);
                 assert_close(&format!("{name}.{what}"), latent, &expect(&what), BOUND);
             }
-            let image = Interpreter::new(&decoder.graph, &decoder.store).run(&[("latent", &latents[3])]).unwrap();
+            let image =
+                Interpreter::new(&decoder.graph, &decoder.store).run(&[("latent", &latents[3])]).unwrap();
             assert_close("image", &image[0], &expect("image"), BOUND);
             let error = largest_error(image[0].values(), expect("image").values());
             assert!(error <= 2e-3, "{name}.image: largest error {error}");
@@ -109,7 +114,10 @@ fn shapes_gate() {
 }
 
 /// Reads a config and its weights from a reference folder.
-fn reference<C: serde::de::DeserializeOwned>(folder: &str, weights: &str) -> (C, Store, BTreeMap<String, Tensor>) {
+fn reference<C: serde::de::DeserializeOwned>(
+    folder: &str,
+    weights: &str,
+) -> (C, Store, BTreeMap<String, Tensor>) {
     let folder = fixture(&format!("reference/{folder}"));
     let config = serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let store = Store::open_checkpoint(&folder, weights).unwrap();
@@ -123,8 +131,17 @@ fn run_one(graph: &Graph, store: &Store, inputs: &[(&str, &Tensor)]) -> Tensor {
 #[test]
 fn unusual_transformers() {
     let folders = [
-        "compress_3", "compress_4", "depthwise", "full_conv", "nonsquare", "patch_2", "q_per_kv_1", "q_per_kv_4", "radius_0",
-        "radius_2", "sharded_bf16",
+        "compress_3",
+        "compress_4",
+        "depthwise",
+        "full_conv",
+        "nonsquare",
+        "patch_2",
+        "q_per_kv_1",
+        "q_per_kv_4",
+        "radius_0",
+        "radius_2",
+        "sharded_bf16",
     ];
     for folder in folders {
         let (config, store, golden) = reference::<transformer::snapgen::Config>(

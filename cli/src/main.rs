@@ -1,2 +1,190 @@
-//! The `snapc` command.
-fn main() {}
+//! The `snapc` command: words in, words out; every decision is the driver's.
+
+mod args;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs};
+use clap::{CommandFactory, Parser};
+use report::{Terminal, print, print_json};
+use serde_json::json;
+use snapc_driver::{
+    CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, Width, compile, generate, inspect, show,
+};
+use snapc_ir::{Error, Result};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command, cli.json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(report::fail(&error, cli.json)),
+    }
+}
+
+fn dispatch(command: Command, json: bool) -> Result<()> {
+    match command {
+        Command::Compile(args) => run_compile(args, json),
+        Command::Run(args) => run_generate(args, json),
+        Command::Inspect(args) => {
+            let path = match args.path {
+                Some(path) => path,
+                None => pipeline(None, &project()?)?,
+            };
+            let found = inspect(&path)?;
+            if json {
+                print_json(&serde_json::to_value(&found).map_err(Error::bug)?);
+            } else {
+                print(&report::inspection(&found));
+            }
+            Ok(())
+        }
+        Command::Print(args) => run_print(args, json),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "snapc", &mut script);
+            let script = String::from_utf8_lossy(&script);
+            if json {
+                print_json(&json!({"shell": args.shell.to_string(), "script": script}));
+            } else {
+                print(&script);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn project() -> Result<Project> {
+    Project::read(Path::new(""))
+}
+
+fn pipeline(given: Option<PathBuf>, project: &Project) -> Result<PathBuf> {
+    given.or_else(|| project.pipeline.clone()).ok_or_else(|| {
+        Error::usage("which pipeline? no folder is named")
+            .help("name the pipeline's folder, or write `pipeline = \"..\"` into snapc.toml")
+    })
+}
+
+/// A word of snapc.toml in the type that it stands for.
+fn parsed<T: std::str::FromStr<Err = String>>(word: &str) -> Result<T> {
+    word.parse().map_err(|message: String| Error::usage(format!("{message} (in snapc.toml)")))
+}
+
+/// The option where it is given, else the project's word, else the default.
+fn choose<T: std::str::FromStr<Err = String> + Default>(given: Option<T>, word: &Option<String>) -> Result<T> {
+    match (given, word) {
+        (Some(value), _) => Ok(value),
+        (None, Some(word)) => parsed(word),
+        (None, None) => Ok(T::default()),
+    }
+}
+
+fn network(given: Network, project: &Project) -> Option<Width> {
+    let first = || project.subnets.as_ref().and_then(|subnets| subnets.first().cloned());
+    match (given.subnet, given.width) {
+        (_, Some(width)) => Some(Width::Numbers(width)),
+        (Some(name), None) => Some(Width::Subnet(name)),
+        (None, None) => first().map(Width::Subnet),
+    }
+}
+
+fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
+    let project = project()?;
+    let mut widths: Vec<Width> = args.network.subnet.into_iter().map(Width::Subnet).collect();
+    widths.extend(args.network.width.into_iter().map(Width::Numbers));
+    if widths.is_empty() {
+        widths = project.subnets.iter().flatten().cloned().map(Width::Subnet).collect();
+    }
+    let mut targets = args.target;
+    if targets.is_empty() {
+        targets = project.targets.iter().flatten().map(|word| parsed(word)).collect::<Result<_>>()?;
+    }
+    let options = CompileOptions {
+        pipeline: pipeline(args.pipeline, &project)?,
+        widths,
+        targets,
+        parts: args.part,
+        size: args.size,
+        precision: choose(args.precision, &project.precision)?,
+        min_os: choose(args.min_os, &project.min_os)?,
+        bake: args.bake,
+        output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
+    };
+    let mut report = Terminal::new(json);
+    let done = compile(&options, &mut report)?;
+    report.finish();
+    if json {
+        print_json(&report::compiled_json(&done, &report.warnings));
+    } else {
+        print(&report::compiled(&done));
+    }
+    Ok(())
+}
+
+fn run_generate(args: RunArgs, json: bool) -> Result<()> {
+    let project = project()?;
+    let width = network(args.network, &project).ok_or_else(|| {
+        Error::usage("which subnet? no --subnet and no --width is given")
+            .help("`snapc inspect` lists the pipeline's subnets; snapc.toml can name one")
+    })?;
+    let options = GenerateOptions {
+        pipeline: pipeline(args.pipeline, &project)?,
+        prompt: args.prompt,
+        negative_prompt: args.negative_prompt,
+        width,
+        steps: args.steps,
+        guidance: args.guidance,
+        seed: args.seed,
+        size: args.size,
+        noise: args.noise,
+        output: args.output,
+        save_latents: args.save_latents,
+    };
+    let mut report = Terminal::new(json);
+    let done = generate(&options, &mut report)?;
+    report.finish();
+    if json {
+        print_json(&report::generated_json(&done, &options.output, &report.warnings));
+    } else {
+        let steps = done.schedule.sigmas.len() - 1;
+        print(&format!(
+            "{}: {} x {} pixels, {steps} steps, network of width {}\n",
+            options.output.display(),
+            done.size[0],
+            done.size[1],
+            done.width
+        ));
+    }
+    Ok(())
+}
+
+fn run_print(args: PrintArgs, json: bool) -> Result<()> {
+    let project = project()?;
+    let target = match (args.target, project.targets.iter().flatten().next()) {
+        (Some(target), _) => target,
+        (None, Some(word)) => parsed(word)?,
+        (None, None) => Target::CoreMl,
+    };
+    let options = ShowOptions {
+        width: network(args.network, &project),
+        pipeline: pipeline(args.pipeline, &project)?,
+        part: args.part,
+        after: args.after,
+        target,
+        precision: choose(args.precision, &project.precision)?,
+        min_os: choose(args.min_os, &project.min_os)?,
+        size: args.size,
+        form: match args.form {
+            FormArg::Sir => Form::Sir,
+            FormArg::Dot => Form::Dot,
+        },
+    };
+    let text = show(&options)?;
+    if json {
+        print_json(&json!({"part": options.part.name(), "after": options.after, "text": text}));
+    } else {
+        print(&text);
+    }
+    Ok(())
+}

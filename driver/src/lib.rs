@@ -1,1 +1,42 @@
-//! Placeholder.
+//! What snapc does, as functions: each command of the binary calls one.
+
+mod compile;
+mod generate;
+mod inspect;
+mod manifest;
+mod options;
+mod output;
+mod project;
+mod show;
+mod targets;
+
+pub use compile::{Compiled, compile};
+pub use generate::{GenerateOptions, Generated, generate};
+pub use inspect::{Inspection, PartSummary, TensorSummary, inspect};
+pub use manifest::{Manifest, PartEntry, PortEntry};
+pub use options::{Bake, CompileOptions, Width, parse_part, parse_size};
+pub use project::Project;
+pub use show::{Form, ShowOptions, show};
+pub use snapc_coreml::MinOs;
+pub use snapc_frontends::Part;
+pub use snapc_passes::{NAMES as PASS_NAMES, Precision};
+pub use targets::Target;
+
+/// What a command tells while it works.
+pub trait Report {
+    /// A piece of work begins that will pass `total` units (bytes, steps).
+    fn begin(&mut self, what: &str, total: u64);
+    /// That many units are done since the last call.
+    fn advance(&mut self, units: u64);
+    /// Something that the user should know and that stops nothing.
+    fn warn(&mut self, message: &str);
+}
+
+/// A report that says nothing.
+pub struct Silent;
+
+impl Report for Silent {
+    fn begin(&mut self, _what: &str, _total: u64) {}
+    fn advance(&mut self, _units: u64) {}
+    fn warn(&mut self, _message: &str) {}
+}

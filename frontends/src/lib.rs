@@ -5,6 +5,7 @@ mod config;
 mod diffusers;
 pub mod scheduler;
 pub mod text_encoder;
+pub mod tokenizer;
 pub mod transformer;
 pub mod vae;
 

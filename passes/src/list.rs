@@ -39,7 +39,8 @@ pub fn run(graph: &Graph, passes: &[Box<dyn Pass>], last: Option<&str>) -> Resul
     let mut stage = graph.stage().clone();
     for pass in passes {
         stage = pass.leaves(&stage).ok_or_else(|| {
-            Error::bug(format!("{} does not take a {stage} graph", pass.name())).at(Place::Pass(pass.name().to_string()))
+            Error::bug(format!("{} does not take a {stage} graph", pass.name()))
+                .at(Place::Pass(pass.name().to_string()))
         })?;
     }
     let mut current = graph.clone();

@@ -1,0 +1,211 @@
+//! The words of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use snapc_driver::{Bake, MinOs, Part, Precision, Target, parse_part, parse_size};
+
+/// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
+#[derive(Parser)]
+#[command(name = "snapc", version, arg_required_else_help = true, after_help = EXAMPLES, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print one JSON object instead of text; errors too (on standard error)
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  snapc compile fixtures/shapes --subnet small --target coreml
+  snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
+  snapc inspect fixtures/shapes
+
+A snapc.toml in the working folder supplies what is left out: pipeline, subnets, targets, precision, min-os, output.
+Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug in snapc.";
+
+#[derive(Subcommand)]
+#[allow(missing_docs)]
+pub enum Command {
+    Compile(CompileArgs),
+    Run(RunArgs),
+    Inspect(InspectArgs),
+    Print(PrintArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Write the parts of a pipeline for a target
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc compile fixtures/shapes --subnet small --target coreml
+  snapc compile --subnet tiny --subnet small --target coreml --precision f32 -o out
+  snapc compile --width 96 --target coreml --part transformer --size 64x96
+
+Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json. A folder is replaced whole, and
+only when all of it has been written; with --part it holds those parts alone.")]
+pub struct CompileArgs {
+    /// The pipeline folder (with model_index.json)
+    pub pipeline: Option<PathBuf>,
+    #[command(flatten)]
+    pub network: Networks,
+    /// The target, once or more
+    #[arg(long, short, value_name = "TARGET", help = target_help())]
+    pub target: Vec<Target>,
+    /// Make only this part, once or more: text_encoder, transformer, vae_decoder
+    #[arg(long, value_name = "PART", value_parser = parse_part)]
+    pub part: Vec<Part>,
+    /// The picture's height and width in pixels [default: the pipeline's]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+    /// The type to compute in: f16 or f32 [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub precision: Option<Precision>,
+    /// The oldest system a Core ML package runs on: iOS16, iOS17 or iOS18 [default: iOS17]
+    #[arg(long, value_name = "OS")]
+    pub min_os: Option<MinOs>,
+    /// What of the schedule becomes part of the graph: none
+    #[arg(long, value_name = "WHAT", default_value = "none")]
+    pub bake: Bake,
+    /// The output folder [default: dist]
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+fn target_help() -> String {
+    format!("The target, once or more: {}", Target::ALL.map(Target::name).join(", "))
+}
+
+/// Which networks of the supernet.
+#[derive(Args)]
+#[allow(missing_docs)]
+pub struct Networks {
+    /// A subnet of the pipeline, by name; once or more
+    #[arg(long, short, value_name = "NAME")]
+    pub subnet: Vec<String>,
+    /// Any width that whole heads divide, instead of a subnet
+    #[arg(long, value_name = "N")]
+    pub width: Vec<usize>,
+}
+
+/// Which one network of the supernet.
+#[derive(Args)]
+#[allow(missing_docs)]
+pub struct Network {
+    /// A subnet of the pipeline, by name
+    #[arg(long, short, value_name = "NAME", conflicts_with = "width")]
+    pub subnet: Option<String>,
+    /// Any width that whole heads divide, instead of a subnet
+    #[arg(long, value_name = "N")]
+    pub width: Option<usize>,
+}
+
+/// Draw a picture with the reference interpreter
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
+  snapc run --prompt \"two purple squares\" --subnet full --save-latents latents.safetensors -o out.png
+
+A seed gives the noise of torch.randn on the CPU with that manual_seed, in float32.")]
+#[allow(missing_docs)]
+pub struct RunArgs {
+    /// The pipeline folder (with model_index.json)
+    pub pipeline: Option<PathBuf>,
+    /// What the picture shows
+    #[arg(long, short)]
+    pub prompt: String,
+    /// What it shall not show; needs --guidance
+    #[arg(long, value_name = "PROMPT")]
+    pub negative_prompt: Option<String>,
+    #[command(flatten)]
+    pub network: Network,
+    /// Steps [default: those of a distilled model, else 28]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// How strongly the prompt pulls; above 1 each step runs twice [default: no guidance]
+    #[arg(long, value_name = "G")]
+    pub guidance: Option<f32>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// The picture's height and width in pixels [default: the pipeline's]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+    /// Take the noise from a file: `noise [1, C, H, W]`; for stochastic sampling also `fresh [steps, 1, C, H, W]`
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "seed")]
+    pub noise: Option<PathBuf>,
+    /// Also write `text`, `latent1` .. `latentN` and `image` (f32, the image not clamped)
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub save_latents: Option<PathBuf>,
+    /// The PNG file to write
+    #[arg(long, short, value_name = "FILE.png", default_value = "out.png")]
+    pub output: PathBuf,
+}
+
+/// Say what is in a pipeline folder, a safetensors file or a written package
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc inspect fixtures/shapes
+  snapc inspect dist/coreml/small/Transformer.mlpackage --json")]
+#[allow(missing_docs)]
+pub struct InspectArgs {
+    /// The folder or file [default: the pipeline of snapc.toml]
+    pub path: Option<PathBuf>,
+}
+
+/// Print the graph of a part after a pass
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc print fixtures/shapes --after import
+  snapc print --after legalize --subnet tiny --part vae_decoder
+  snapc print --after slice --subnet small --form dot | dot -Tsvg -o graph.svg")]
+#[allow(missing_docs)]
+pub struct PrintArgs {
+    /// The pipeline folder (with model_index.json)
+    pub pipeline: Option<PathBuf>,
+    /// The point of the road: import, slice, precision or legalize
+    #[arg(long, value_name = "PASS")]
+    pub after: String,
+    /// The part: text_encoder, transformer or vae_decoder
+    #[arg(long, value_name = "PART", default_value = "transformer", value_parser = parse_part)]
+    pub part: Part,
+    #[command(flatten)]
+    pub network: Network,
+    /// The target, for what lies behind slice
+    #[arg(long, short, value_name = "TARGET", help = target_help())]
+    pub target: Option<Target>,
+    /// The type to compute in: f16 or f32 [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub precision: Option<Precision>,
+    /// The oldest system a Core ML package runs on: iOS16, iOS17 or iOS18 [default: iOS17]
+    #[arg(long, value_name = "OS")]
+    pub min_os: Option<MinOs>,
+    /// The picture's height and width in pixels [default: the pipeline's]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+    /// The text form, or Graphviz's
+    #[arg(long, value_enum, default_value_t = FormArg::Sir)]
+    pub form: FormArg,
+}
+
+/// How a graph is shown.
+#[derive(Clone, Copy, ValueEnum)]
+#[allow(missing_docs)]
+pub enum FormArg {
+    Sir,
+    Dot,
+}
+
+/// Print the completion script of a shell
+#[derive(Args)]
+#[command(after_help = "Example:\n  snapc completions bash > ~/.local/share/bash-completion/completions/snapc")]
+#[allow(missing_docs)]
+pub struct CompletionsArgs {
+    /// bash, elvish, fish, powershell or zsh
+    pub shell: clap_complete::Shell,
+}

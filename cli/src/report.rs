@@ -1,0 +1,171 @@
+//! Progress and warnings on standard error, results on standard output.
+
+use std::io::Write;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use snapc_driver::{Compiled, Generated, Inspection, Report};
+use snapc_ir::{Class, Error, shape_text};
+
+/// Shows progress where standard error is a terminal, and warnings always; with JSON, warnings are kept for the result.
+pub struct Terminal {
+    json: bool,
+    bar: ProgressBar,
+    /// The warnings so far.
+    pub warnings: Vec<String>,
+}
+
+impl Terminal {
+    /// A report for text or for JSON.
+    pub fn new(json: bool) -> Self {
+        Terminal { json, bar: ProgressBar::hidden(), warnings: Vec::new() }
+    }
+
+    /// Takes the progress bar away.
+    pub fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Report for Terminal {
+    fn begin(&mut self, what: &str, total: u64) {
+        self.bar.finish_and_clear();
+        if self.json {
+            return;
+        }
+        self.bar = ProgressBar::new(total);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {elapsed}") {
+            self.bar.set_style(style);
+        }
+        self.bar.set_message(what.to_string());
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    fn advance(&mut self, units: u64) {
+        self.bar.inc(units);
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.warnings.push(message.to_string());
+        if !self.json {
+            self.bar.suspend(|| eprintln!("warning: {message}"));
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has gone (`| head`) is no error.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes one JSON object.
+pub fn print_json(value: &Value) {
+    print(&format!("{value:#}\n"));
+}
+
+/// Reports an error and gives the exit code of its class.
+pub fn fail(error: &Error, json: bool) -> u8 {
+    let (name, code) = match error.class() {
+        Class::Verification => ("verification", 1),
+        Class::Usage => ("usage", 2),
+        Class::Input => ("input", 3),
+        Class::Limit => ("limit", 4),
+        Class::Internal => ("internal", 70),
+    };
+    if json {
+        let places: Vec<String> = error.places().iter().map(ToString::to_string).collect();
+        let body = json!({"class": name, "message": error.message(), "places": places, "help": error.help_text()});
+        eprintln!("{:#}", json!({"error": body}));
+    } else {
+        eprintln!("error: {error}");
+    }
+    code
+}
+
+fn mega(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
+/// What a compile wrote.
+pub fn compiled(all: &[Compiled]) -> String {
+    let mut text = String::new();
+    for Compiled { folder, manifest } in all {
+        text += &format!("{}\n", folder.display());
+        for part in &manifest.parts {
+            let (bytes, ops) = (mega(part.weight_bytes), part.ops);
+            text += &format!("  {:<24} {:>12} parameters {bytes:>12} {ops:>6} ops\n", part.artifact, part.parameters);
+        }
+    }
+    text
+}
+
+/// What a compile wrote, as JSON.
+pub fn compiled_json(all: &[Compiled], warnings: &[String]) -> Value {
+    let folders: Vec<Value> = all
+        .iter()
+        .map(|compiled| json!({"folder": compiled.folder, "manifest": compiled.manifest}))
+        .collect();
+    json!({"outputs": folders, "warnings": warnings})
+}
+
+/// What a run did, as JSON.
+pub fn generated_json(generated: &Generated, output: &std::path::Path, warnings: &[String]) -> Value {
+    json!({
+        "output": output,
+        "height": generated.size[0],
+        "width": generated.size[1],
+        "network_width": generated.width,
+        "sigmas": generated.schedule.sigmas,
+        "truncated": generated.cut,
+        "warnings": warnings,
+    })
+}
+
+/// What an inspection found.
+pub fn inspection(found: &Inspection) -> String {
+    match found {
+        Inspection::Pipeline { subnets, size, tokens, schedule, parts, ignored } => {
+            let subnets: Vec<String> = subnets.iter().map(|(name, width)| format!("{name} {width}")).collect();
+            let sigmas: Vec<String> = schedule.sigmas.iter().map(f32::to_string).collect();
+            let distilled = if schedule.distilled { ", distilled" } else { "" };
+            let mut text = format!(
+                "pipeline: pictures of {} x {} pixels, texts of {tokens} tokens\nsubnets: {}\nsigmas ({}{distilled}): {}\n",
+                size[0],
+                size[1],
+                subnets.join(", "),
+                schedule.rule,
+                sigmas.join(" "),
+            );
+            parts.iter().for_each(|part| text += &summary(part));
+            text + &format!("{ignored} tensors of the checkpoints are not needed\n")
+        }
+        Inspection::Safetensors { tensors, parameters, bytes } => {
+            let mut text = String::new();
+            for tensor in tensors {
+                text += &format!("{:<5}{:<20} {}\n", tensor.dtype, shape_text(&tensor.shape), tensor.name);
+            }
+            text + &format!("{} tensors, {parameters} parameters, {}\n", tensors.len(), mega(*bytes))
+        }
+        Inspection::Package { target, part } => format!("{target} package\n{}", summary(part)),
+    }
+}
+
+fn summary(part: &snapc_driver::PartSummary) -> String {
+    let subnet = part.subnet.as_ref().map(|subnet| format!(" {subnet}")).unwrap_or_default();
+    let mut text = format!(
+        "{}{subnet}: {} parameters, {}, {} ops, {:.1} MFLOP a run\n",
+        part.part,
+        part.parameters,
+        mega(part.bytes),
+        part.ops,
+        part.flops as f64 / 1e6
+    );
+    for (word, ports) in [("in ", &part.inputs), ("out", &part.outputs)] {
+        for port in ports {
+            text += &format!("  {word} {:<12} {}{}\n", port.name, port.dtype, shape_text(&port.shape));
+        }
+    }
+    text
+}

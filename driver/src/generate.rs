@@ -1,0 +1,263 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use snapc_frontends::tokenizer::Tokenizer;
+use snapc_frontends::{Imported, Part, Pipeline};
+use snapc_interp::{Interpreter, Sampling, TorchGenerator, sample};
+use snapc_ir::pipeline::Schedule;
+use snapc_ir::{DType, Dim, Error, Place, Result, Weight};
+use snapc_passes::{Pass, Slice};
+use snapc_weights::{Store, Tensor};
+
+use crate::Report;
+use crate::options::Width;
+use crate::output::write_file;
+
+/// What `run` is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// The pipeline folder.
+    pub pipeline: PathBuf,
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it shall not show; only with guidance.
+    pub negative_prompt: Option<String>,
+    /// The network.
+    pub width: Width,
+    /// Steps; none means the pipeline's own number.
+    pub steps: Option<usize>,
+    /// How strongly the prompt pulls: `v = v_negative + guidance * (v - v_negative)`. None runs without.
+    pub guidance: Option<f32>,
+    /// Seed of the noise, as PyTorch's `manual_seed` on the CPU.
+    pub seed: u64,
+    /// Rows and columns of the picture, in pixels.
+    pub size: Option<[usize; 2]>,
+    /// A file with the tensor `noise [1, C, H, W]` and, for stochastic sampling, `fresh [steps, 1, C, H, W]`.
+    pub noise: Option<PathBuf>,
+    /// Where the PNG goes.
+    pub output: PathBuf,
+    /// Where the text, the latents and the image go, as f32 tensors.
+    pub save_latents: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Rows and columns of the picture.
+    pub size: [usize; 2],
+    /// The width of the network.
+    pub width: usize,
+    /// The noise levels.
+    pub schedule: Schedule,
+    /// The end of the prompt that did not fit.
+    pub cut: Option<String>,
+}
+
+/// Prompt to picture: tokenizer, text encoder, transformer along the schedule, VAE decoder, all interpreted.
+///
+/// # Errors
+/// What any part finds; contradictions of options; a noise file with other tensors.
+pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Generated> {
+    let pipeline = Pipeline::open(&options.pipeline)?;
+    let latent = pipeline.latent_size(options.size)?;
+    let schedule = pipeline.schedule(options.steps, latent)?;
+    let width = options.width.resolve(&pipeline)?;
+    let guidance = check_guidance(options, &schedule)?;
+    let shape = vec![1, pipeline.latent_channels(), latent[0], latent[1]];
+    let mut noise = Noise::open(options, &shape, &schedule)?;
+
+    let steps = schedule.sigmas.len() - 1;
+    report.begin("text", 1);
+    let (text, cut) = encode_text(&pipeline, &options.prompt, latent)?;
+    if let Some(cut) = &cut {
+        let tokens = pipeline.text_tokens();
+        report
+            .warn(&format!("the prompt is longer than {tokens} tokens; this end of it was cut off: {cut:?}"));
+    }
+    let negative = match guidance {
+        Some(_) => Some(encode_text(&pipeline, options.negative_prompt.as_deref().unwrap_or(""), latent)?.0),
+        None => None,
+    };
+    report.advance(1);
+
+    report.begin("steps", steps as u64);
+    let transformer = pipeline.import(Part::Transformer, 1, latent)?;
+    let graph = Slice { from: pipeline.width(), to: width }.run(&transformer.graph)?;
+    let interpreter = Interpreter::new(&graph, &transformer.store);
+    let velocity = |latent: &Tensor, timestep: f32, text: &Text| -> Result<Tensor> {
+        let timestep = Tensor::f32([1], vec![timestep]);
+        let inputs =
+            [("latent", latent), ("timestep", &timestep), ("text", &text.hidden), ("text_mask", &text.mask)];
+        Ok(interpreter.run(&inputs)?.remove(0))
+    };
+    let start = noise.start()?;
+    let latents = sample(
+        Sampling { schedule: &schedule, noise: start },
+        &mut |latent, timestep, _| {
+            let mut v = velocity(latent, timestep, &text)?;
+            if let (Some(guidance), Some(negative)) = (guidance, &negative) {
+                v = guide(&velocity(latent, timestep, negative)?, &v, guidance);
+            }
+            report.advance(1);
+            Ok(v)
+        },
+        &mut |step| noise.fresh(step),
+    )?;
+
+    report.begin("picture", 1);
+    let last = latents.last().ok_or_else(|| Error::bug("a schedule without steps"))?;
+    let image = run_part(&pipeline.import(Part::VaeDecoder, 1, latent)?, &[("latent", last)])?;
+    if let Some(value) = image.values().iter().find(|value| !value.is_finite()) {
+        return Err(Error::input(format!(
+            "the picture has the value {value}: a weight or the noise is not finite"
+        )));
+    }
+    write_png(options, &image)?;
+    if let Some(path) = &options.save_latents {
+        let named = latents.iter().enumerate().map(|(step, latent)| (format!("latent{}", step + 1), latent));
+        let mut tensors: BTreeMap<String, &Tensor> = named.collect();
+        tensors.insert("text".to_string(), &text.hidden);
+        tensors.insert("image".to_string(), &image);
+        save(path, &tensors)?;
+    }
+    report.advance(1);
+    let size = [image.ty.shape[2], image.ty.shape[3]];
+    Ok(Generated { size, width, schedule, cut })
+}
+
+struct Text {
+    hidden: Tensor,
+    mask: Tensor,
+}
+
+fn encode_text(pipeline: &Pipeline, prompt: &str, latent: [usize; 2]) -> Result<(Text, Option<String>)> {
+    let tokens = pipeline.text_tokens();
+    let encoded = Tokenizer::open(pipeline.folder(), tokens)?.encode(prompt)?;
+    let ids = Tensor::i32([1, tokens], encoded.ids);
+    let hidden = run_part(&pipeline.import(Part::TextEncoder, 1, latent)?, &[("input_ids", &ids)])?;
+    Ok((Text { hidden, mask: Tensor::f32([1, tokens], encoded.mask) }, encoded.cut))
+}
+
+fn run_part(part: &Imported, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
+    Ok(Interpreter::new(&part.graph, &part.store).run(inputs)?.remove(0))
+}
+
+fn guide(negative: &Tensor, positive: &Tensor, guidance: f32) -> Tensor {
+    let pairs = negative.values().iter().zip(positive.values());
+    Tensor::float(positive.ty.clone(), pairs.map(|(n, p)| n + guidance * (p - n)).collect())
+}
+
+/// Guidance of 1 is no guidance.
+fn check_guidance(options: &GenerateOptions, schedule: &Schedule) -> Result<Option<f32>> {
+    let guidance = options.guidance.filter(|&guidance| guidance != 1.0);
+    if let Some(guidance) = guidance {
+        if !guidance.is_finite() {
+            return Err(Error::usage(format!("guidance is {guidance}, expected a number")));
+        }
+        if schedule.distilled {
+            return Err(Error::usage("the pipeline's model is step-distilled: it runs without guidance")
+                .help("leave --guidance out, or take a pipeline without `distilled_sigmas`"));
+        }
+    }
+    if options.negative_prompt.is_some() && guidance.is_none() {
+        return Err(Error::usage("a negative prompt has no effect without guidance")
+            .help("add --guidance with a number above 1, or leave --negative-prompt out"));
+    }
+    Ok(guidance)
+}
+
+/// Where noise comes from: a file, or PyTorch's generator.
+enum Noise {
+    File { store: Store, shape: Vec<usize> },
+    Seed { generator: TorchGenerator, shape: Vec<usize> },
+}
+
+impl Noise {
+    fn open(options: &GenerateOptions, shape: &[usize], schedule: &Schedule) -> Result<Self> {
+        let shape = shape.to_vec();
+        let Some(path) = &options.noise else {
+            return Ok(Noise::Seed { generator: TorchGenerator::new(options.seed), shape });
+        };
+        let store = Store::open(std::slice::from_ref(path))?;
+        let mut needed = vec![("noise", shape.clone())];
+        if schedule.rule == snapc_ir::pipeline::StepRule::Stochastic {
+            let steps = schedule.sigmas.len() - 1;
+            needed.push(("fresh", std::iter::once(steps).chain(shape.iter().copied()).collect()));
+        }
+        for (name, expected) in needed {
+            let found = store.region(name).map(|region| region.shape.clone());
+            if found.as_ref() != Some(&expected) {
+                let found = found.map_or("is missing".to_string(), |shape| format!("is {shape:?}"));
+                return Err(Error::input(format!("the tensor `{name}` {found}, expected {expected:?}"))
+                    .at(Place::File(path.clone())));
+            }
+        }
+        Ok(Noise::File { store, shape })
+    }
+
+    fn start(&mut self) -> Result<Tensor> {
+        match self {
+            Noise::Seed { generator, shape } => {
+                let count = shape.iter().product();
+                Ok(Tensor::f32(shape.clone(), generator.randn(count)))
+            }
+            Noise::File { store, .. } => read(store, "noise"),
+        }
+    }
+
+    /// The generator goes on where it stopped; a file has an entry a step.
+    fn fresh(&mut self, step: usize) -> Result<Tensor> {
+        match self {
+            Noise::Seed { .. } => self.start(),
+            Noise::File { store, shape } => {
+                let all = read(store, "fresh")?;
+                let count: usize = shape.iter().product();
+                Ok(Tensor::f32(shape.clone(), all.values()[step * count..][..count].to_vec()))
+            }
+        }
+    }
+}
+
+fn read(store: &Store, name: &str) -> Result<Tensor> {
+    let region = store.region(name).ok_or_else(|| Error::bug(format!("{name} was checked and is gone")))?;
+    store.read(&Weight::tensor(name, region.dtype, region.shape.iter().copied().map(Dim::fixed).collect()))
+}
+
+/// `image [1, 3, H, W]`: clamped to [-1, 1], `(v + 1) * 127.5`, rounded as NumPy does.
+fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<()> {
+    let (rows, cols) = (image.ty.shape[2], image.ty.shape[3]);
+    let places = rows * cols;
+    let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round_ties_even() as u8;
+    let pixels: Vec<u8> = (0..places)
+        .flat_map(|place| (0..3).map(move |colour| colour * places + place))
+        .map(|index| byte(image.values()[index]))
+        .collect();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, cols as u32, rows as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder
+        .write_header()
+        .and_then(|mut writer| writer.write_image_data(&pixels))
+        .map_err(|error| Error::bug(format!("the picture cannot be encoded: {error}")))?;
+    write_file(&options.output, &bytes)
+}
+
+/// Writes f32 tensors as a safetensors file.
+fn save(path: &std::path::Path, tensors: &BTreeMap<String, &Tensor>) -> Result<()> {
+    let bytes: Vec<(&String, &Tensor, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            (name, *tensor, tensor.values().iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect();
+    let mut views = Vec::new();
+    for (name, tensor, bytes) in &bytes {
+        debug_assert_eq!(tensor.ty.dtype, DType::F32);
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, tensor.ty.shape.clone(), bytes)
+                .map_err(Error::bug)?;
+        views.push((name.as_str(), view));
+    }
+    write_file(path, &safetensors::serialize(views, None).map_err(Error::bug)?)
+}

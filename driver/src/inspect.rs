@@ -1,0 +1,181 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use snapc_coreml::MinOs;
+use snapc_frontends::{Part, Pipeline};
+use snapc_ir::{Error, Graph, Result, element_count};
+use snapc_passes::{Pass, Slice};
+use snapc_weights::Store;
+
+use crate::manifest::{PortEntry, ScheduleEntry, ports};
+use crate::targets::Target;
+
+/// What a path holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Inspection {
+    /// A pipeline folder.
+    Pipeline {
+        /// Its subnets and their widths.
+        subnets: BTreeMap<String, usize>,
+        /// Rows and columns of its pictures, in pixels.
+        size: [usize; 2],
+        /// Tokens of a text.
+        tokens: usize,
+        /// The noise levels.
+        schedule: ScheduleEntry,
+        /// The parts; the transformer once a subnet.
+        parts: Vec<PartSummary>,
+        /// Tensors that no part reads.
+        ignored: usize,
+    },
+    /// A safetensors file.
+    Safetensors {
+        /// Its tensors, in the order of their names.
+        tensors: Vec<TensorSummary>,
+        /// Numbers in all tensors.
+        parameters: u64,
+        /// Bytes of all tensors.
+        bytes: u64,
+    },
+    /// A written package.
+    Package {
+        /// The target whose format it has.
+        target: String,
+        /// The part in it.
+        part: PartSummary,
+    },
+}
+
+/// A graph in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartSummary {
+    /// The part.
+    pub part: String,
+    /// The subnet, for a transformer of a pipeline.
+    pub subnet: Option<String>,
+    /// Numbers in the weights.
+    pub parameters: u64,
+    /// Bytes of the weights, as they are stored.
+    pub bytes: u64,
+    /// Ops.
+    pub ops: usize,
+    /// Floating-point operations of one run (for a transformer: one step).
+    pub flops: u64,
+    /// The inputs.
+    pub inputs: Vec<PortEntry>,
+    /// The outputs.
+    pub outputs: Vec<PortEntry>,
+    /// How many ops there are of each kind.
+    pub op_counts: BTreeMap<String, usize>,
+}
+
+/// A tensor of a file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorSummary {
+    /// Its name.
+    pub name: String,
+    /// How its numbers are stored.
+    #[serde(rename = "type")]
+    pub dtype: String,
+    /// Its sizes; empty where its type is none that a weight has.
+    pub shape: Vec<usize>,
+}
+
+/// Says what is in a pipeline folder, a safetensors file or a written package.
+///
+/// # Errors
+/// If it is none of them, or damaged.
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    if path.is_dir() && path.join("model_index.json").is_file() {
+        return inspect_pipeline(path);
+    }
+    if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
+        return inspect_safetensors(path);
+    }
+    if path.extension().is_some_and(|extension| extension == "mlpackage") {
+        let target = Target::CoreMl;
+        let (graph, _) = target.backend(MinOs::default()).read(path)?;
+        return Ok(Inspection::Package { target: target.name().to_string(), part: summary(&graph, None) });
+    }
+    let what = if path.exists() { "is nothing that snapc knows" } else { "does not exist" };
+    Err(Error::input(format!("{} {what}", path.display()))
+        .help("name a pipeline folder (with model_index.json), a .safetensors file or an .mlpackage"))
+}
+
+fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {
+    let mut op_counts = BTreeMap::new();
+    for node in graph.nodes() {
+        *op_counts.entry(node.op.name().to_string()).or_default() += 1;
+    }
+    let stored = |weight: &snapc_ir::Weight| match &weight.source {
+        snapc_ir::Source::Tensor { dtype, .. } => (weight.ty().count() * dtype.size()) as u64,
+        _ => weight.ty().bytes() as u64,
+    };
+    PartSummary {
+        part: graph.name().to_string(),
+        subnet,
+        parameters: graph.parameters(),
+        bytes: graph.weights().iter().map(stored).sum(),
+        ops: graph.nodes().len(),
+        flops: graph.flops(),
+        inputs: ports(graph, graph.inputs()),
+        outputs: ports(graph, graph.outputs()),
+        op_counts,
+    }
+}
+
+fn inspect_pipeline(path: &Path) -> Result<Inspection> {
+    let pipeline = Pipeline::open(path)?;
+    let latent = pipeline.latent_size(None)?;
+    let schedule = pipeline.schedule(None, latent)?;
+    let mut parts = Vec::new();
+    let mut ignored = 0;
+    for part in Part::ALL {
+        let imported = pipeline.import(part, 1, latent)?;
+        ignored += imported.ignored.len();
+        if part != Part::Transformer {
+            parts.push(summary(&imported.graph, None));
+            continue;
+        }
+        for (name, width) in pipeline.subnets() {
+            let graph = Slice { from: pipeline.width(), to: width }.run(&imported.graph)?;
+            parts.push(summary(&graph, Some(name)));
+        }
+    }
+    Ok(Inspection::Pipeline {
+        subnets: pipeline.subnets(),
+        size: latent.map(|side| side * pipeline.pixels_per_latent()),
+        tokens: pipeline.text_tokens(),
+        schedule: (&schedule).into(),
+        parts,
+        ignored,
+    })
+}
+
+fn inspect_safetensors(path: &Path) -> Result<Inspection> {
+    let store = Store::open(&[path.to_path_buf()])?;
+    let (mut parameters, mut bytes) = (0, 0);
+    let tensors = store
+        .names()
+        .map(|name| match store.region(name) {
+            Some(region) => {
+                let count = element_count(&region.shape) as u64;
+                parameters += count;
+                bytes += count * region.dtype.size() as u64;
+                TensorSummary {
+                    name: name.to_string(),
+                    dtype: region.dtype.to_string(),
+                    shape: region.shape.clone(),
+                }
+            }
+            None => TensorSummary {
+                name: name.to_string(),
+                dtype: store.foreign_type(name).unwrap_or_default().to_lowercase(),
+                shape: Vec::new(),
+            },
+        })
+        .collect();
+    Ok(Inspection::Safetensors { tensors, parameters, bytes })
+}

@@ -1,0 +1,130 @@
+use serde::{Deserialize, Serialize};
+use snapc_ir::pipeline::{Schedule, StepRule};
+use snapc_ir::{Graph, Port};
+
+/// `manifest.json` beside the artifacts: what they are and how they are used. It holds no time and no path of the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this form.
+    pub schema: u32,
+    /// The version of snapc that wrote it.
+    pub snapc: String,
+    /// The options that the artifacts depend on.
+    pub options: OptionsEntry,
+    /// The parts.
+    pub parts: Vec<PartEntry>,
+    /// How a picture is sampled.
+    pub schedule: ScheduleEntry,
+    /// Files of the tokenizer, beside this one, and the texts' length.
+    pub tokenizer: TokenizerEntry,
+}
+
+/// The options of a compile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OptionsEntry {
+    /// The target.
+    pub target: String,
+    /// The subnet's name, or none for a width.
+    pub subnet: Option<String>,
+    /// The width.
+    pub width: usize,
+    /// Rows and columns of the picture, in pixels.
+    pub size: [usize; 2],
+    /// Rows and columns of the latent.
+    pub latent_size: [usize; 2],
+    /// The type computed in.
+    pub precision: String,
+    /// The oldest system, for Core ML.
+    pub min_os: Option<String>,
+    /// What of the schedule is part of the graph.
+    pub bake: String,
+}
+
+/// One part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartEntry {
+    /// `text_encoder`, `transformer` or `vae_decoder`.
+    pub part: String,
+    /// The file or folder, beside the manifest.
+    pub artifact: String,
+    /// Its inputs.
+    pub inputs: Vec<PortEntry>,
+    /// Its outputs.
+    pub outputs: Vec<PortEntry>,
+    /// Numbers that come from the checkpoint.
+    pub parameters: u64,
+    /// Bytes of the weights as written.
+    pub weight_bytes: u64,
+    /// Ops of the graph that was written.
+    pub ops: usize,
+    /// Floating-point operations of one run; a multiply-add is two.
+    pub flops: u64,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortEntry {
+    /// Its name.
+    pub name: String,
+    /// The type of its numbers.
+    #[serde(rename = "type")]
+    pub dtype: String,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+}
+
+/// How a picture is sampled: timestep = 1000 sigma.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleEntry {
+    /// The noise levels, one more than there are steps.
+    pub sigmas: Vec<f32>,
+    /// `euler` or `stochastic`.
+    pub rule: String,
+    /// Whether they are a step-distilled student's own, which excludes guidance.
+    pub distilled: bool,
+}
+
+/// The tokenizer's files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenizerEntry {
+    /// The files, beside the manifest.
+    pub files: Vec<String>,
+    /// Tokens of a text, padded.
+    pub tokens: usize,
+}
+
+impl From<&Schedule> for ScheduleEntry {
+    fn from(schedule: &Schedule) -> Self {
+        let rule = match schedule.rule {
+            StepRule::Euler => "euler",
+            StepRule::Stochastic => "stochastic",
+        };
+        let Schedule { sigmas, distilled, .. } = schedule.clone();
+        ScheduleEntry { sigmas, rule: rule.to_string(), distilled }
+    }
+}
+
+impl PartEntry {
+    /// What a graph's artifact is.
+    pub fn new(graph: &Graph, artifact: String) -> Self {
+        PartEntry {
+            part: graph.name().to_string(),
+            artifact,
+            inputs: ports(graph, graph.inputs()),
+            outputs: ports(graph, graph.outputs()),
+            parameters: graph.parameters(),
+            weight_bytes: graph.weight_bytes(),
+            ops: graph.nodes().len(),
+            flops: graph.flops(),
+        }
+    }
+}
+
+/// The names and types of some ports.
+pub fn ports(graph: &Graph, ports: &[Port]) -> Vec<PortEntry> {
+    let entry = |port: &Port| {
+        let ty = graph.ty(port.value);
+        PortEntry { name: port.name.clone(), dtype: ty.dtype.to_string(), shape: ty.shape.clone() }
+    };
+    ports.iter().map(entry).collect()
+}
