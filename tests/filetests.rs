@@ -1,1 +1,115 @@
-fn main() {}
+//! Files of `sir/`: the first line is a command, the rest a graph; what comes of it is a snapshot. In a wrong graph the line at fault ends
+//! in `; error: ..`; a graph that is wrong as a whole has `fails: ..` in its command.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use snapc_backend::legalize;
+use snapc_driver::{MinOs, Target};
+use snapc_frontends::{Part, Pipeline};
+use snapc_ir::analysis::Flow;
+use snapc_ir::text::{parse, print};
+use snapc_ir::{Graph, Place};
+use snapc_passes::{Pass, Precision, PrecisionPass, Slice};
+use snapc_tests::fixture;
+
+/// `name=number` among words.
+fn number(words: &[&str], name: &str) -> usize {
+    let found = words.iter().find_map(|word| word.strip_prefix(&format!("{name}=")));
+    found.unwrap_or_else(|| panic!("no {name}= in {words:?}")).parse().unwrap()
+}
+
+fn command(words: &[&str], graph: &Graph) -> Graph {
+    match words[0] {
+        "parse" => graph.clone(),
+        "slice" => Slice { from: number(words, "from"), to: number(words, "to") }.run(graph).unwrap(),
+        "precision" => {
+            let precision: Precision = words[1].parse().unwrap();
+            PrecisionPass { precision, weights_only: words.get(2) == Some(&"weights") }.run(graph).unwrap()
+        }
+        "legalize" => {
+            let target: Target = words[1].parse().unwrap();
+            (*legalize(graph, target.backend(MinOs::default()).as_ref()).unwrap()).clone()
+        }
+        other => panic!("`{other}` is no command of a file test"),
+    }
+}
+
+/// The text of a graph, after seeing that it parses back to the same text.
+fn checked(graph: &Graph) -> String {
+    let text = print(graph);
+    let back = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(print(&back), text);
+    assert_eq!(back, *graph);
+    text
+}
+
+#[test]
+fn files() {
+    insta::glob!("sir/*/*.sir", |path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let first = text.lines().next().unwrap().strip_prefix("; run ").expect("a command");
+        let fault = text.lines().enumerate().find_map(|(index, line)| Some((index + 1, line.split_once("; error: ")?.1)));
+        if let Some((line, expected)) = fault {
+            let error = parse(&text).expect_err("a fault");
+            assert!(error.places().contains(&Place::Line(line)), "{}: {error}", path.display());
+            assert!(error.to_string().contains(expected), "{}: {error}", path.display());
+            return;
+        }
+        if let Some((_, expected)) = first.split_once("fails: ") {
+            let error = parse(&text).expect_err("a fault");
+            assert!(error.to_string().contains(expected), "{}: {error}", path.display());
+            return;
+        }
+        let words: Vec<&str> = first.split_whitespace().collect();
+        let graph = parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        insta::assert_snapshot!(checked(&command(&words, &graph)));
+    });
+}
+
+fn shapes(part: Part) -> (Pipeline, Graph) {
+    let pipeline = Pipeline::open(&fixture("shapes")).unwrap();
+    let latent = pipeline.latent_size(None).unwrap();
+    let graph = pipeline.import(part, 1, latent).unwrap().graph;
+    (pipeline, graph)
+}
+
+#[test]
+fn import_of_the_fixture() {
+    for part in Part::ALL {
+        insta::assert_snapshot!(format!("import_{}", part.name()), checked(&shapes(part).1));
+    }
+}
+
+#[test]
+fn slice_of_the_fixture() {
+    let (pipeline, graph) = shapes(Part::Transformer);
+    let sliced = Slice { from: pipeline.width(), to: 64 }.run(&graph).unwrap();
+    insta::assert_snapshot!("slice_transformer_small", checked(&sliced));
+}
+
+#[test]
+fn legal_graphs_of_the_fixture_parse_back() {
+    let (pipeline, graph) = shapes(Part::Transformer);
+    let sliced = Slice { from: pipeline.width(), to: 32 }.run(&graph).unwrap();
+    let half = PrecisionPass { precision: Precision::F16, weights_only: false }.run(&sliced).unwrap();
+    for target in Target::ALL {
+        let legal = legalize(&half, target.backend(MinOs::default()).as_ref()).unwrap();
+        checked(&legal);
+    }
+}
+
+/// The widest value that crosses a cut, and what depends on the timestep alone.
+#[test]
+fn analysis_of_the_fixture() {
+    let (_, graph) = shapes(Part::Transformer);
+    let flow = Flow::new(&graph);
+    let timestep = graph.inputs().iter().position(|port| port.name == "timestep").unwrap();
+    let only: Vec<String> = flow.only_from(timestep).into_iter().map(|id| graph.node(id).scope.clone()).collect();
+    assert!(only.iter().any(|scope| scope == "time_mod"));
+    assert!(only.iter().any(|scope| scope == "up.1.mod_table"));
+    assert!(only.iter().all(|scope| !scope.contains("attn") && !scope.contains("ffn") && !scope.starts_with("patch")));
+    let decoder = shapes(Part::VaeDecoder).1;
+    let waists = Flow::new(&decoder).waists();
+    let last = decoder.nodes().len() - 1;
+    assert!(waists.len() > 10 && waists.last().unwrap().index() == last);
+    insta::assert_snapshot!("dot_vae_decoder", Flow::new(&decoder).dot());
+}

@@ -8,7 +8,7 @@
 Exits with 1 if a package is at fault. The evaluation is NumPy over the program as coremltools decodes it, so it shares
 nothing with the writer: f32 operations in f32, f16 ones computed in f32 and rounded.
 
-Needs Python 3.9 to 3.13 and: coremltools==9.0 numpy==2.4.6 safetensors==0.8.0 (see requirements in the README).
+Needs what requirements.txt beside it pins; tried with Python 3.11.
 """
 
 import argparse
@@ -353,16 +353,16 @@ OPS = {
     "gelu": gelu,
     "silu": lambda x: x * sigmoid(x),
     "sigmoid": sigmoid,
-    "tanh": np.tanh,
+    "tanh": lambda x: np.tanh(x),
     "relu": lambda x: np.maximum(x, 0),
-    "sin": np.sin,
-    "cos": np.cos,
+    "sin": lambda x: np.sin(x),
+    "cos": lambda x: np.cos(x),
     "rsqrt": lambda x, epsilon: 1 / np.sqrt(x + epsilon),
     "softmax": softmax,
     "reduce_mean": lambda x, axes, keep_dims: x.mean(tuple(axes), keepdims=bool(keep_dims)),
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
     "concat": lambda values, axis, interleave: np.concatenate(values, axis),
     "split": lambda x, num_splits, axis: np.split(x, num_splits, axis),
     "slice_by_index": slice_by_index,
@@ -386,35 +386,43 @@ def evaluate(program, feeds):
         require(array.shape == tuple(var.shape), f"{name} is {array.shape}, expected {tuple(var.shape)}")
         require(array.dtype == expected, f"{name} is {array.dtype}, expected {np.dtype(expected)}")
         values[var] = array
-    for operation in function.operations:
+    last_use = {}
+    for place, operation in enumerate(function.operations):
+        last_use.update(dict.fromkeys(operands(operation), place))
+    for place, operation in enumerate(function.operations):
         if operation.op_type == "const":
             values[operation.outputs[0]] = operation.outputs[0].val
             continue
-        require(operation.op_type in OPS, f"{operation.op_type} is not evaluated")
-
-        def widened(var):
-            value = values[var]
-            half = operation.op_type != "cast" and getattr(value, "dtype", None) == np.float16
-            return np.asarray(value, np.float32) if half else value
-
-        inputs = {}
-        for name, var in operation.inputs.items():
-            if var is not None:
-                inputs[name] = [widened(one) for one in var] if isinstance(var, (list, tuple)) else widened(var)
-        # NumPy's own functions name their arguments otherwise.
-        by_place = OPS[operation.op_type] in (np.add, np.subtract, np.multiply)
-        results = OPS[operation.op_type](*[inputs["x"], inputs["y"]]) if by_place else call(operation.op_type, inputs)
-        results = results if isinstance(results, list) else [results]
-        for var, result in zip(operation.outputs, results):
+        results = evaluate_one(operation, values)
+        for var, result in zip(operation.outputs, results if isinstance(results, list) else [results]):
             result = np.asarray(result).astype(types.nptype_from_builtin(var.dtype))
             require(result.shape == tuple(var.shape), f"{operation.op_type} {var.name} gave {result.shape}")
             values[var] = result
+        for var in set(operands(operation)):
+            if last_use[var] == place and var not in function.outputs:
+                del values[var]
     return {var.name: np.ascontiguousarray(values[var]) for var in function.outputs}
 
 
-def call(op_type, inputs):
-    if op_type in ("tanh", "sin", "cos"):
-        return OPS[op_type](inputs["x"])
+def operands(operation):
+    lists = [var if isinstance(var, (list, tuple)) else [var] for var in operation.inputs.values()]
+    return [var for some in lists for var in some if var is not None]
+
+
+def evaluate_one(operation, values):
+    """What an operation gives, f16 operands widened to f32; its caller rounds."""
+    op_type = operation.op_type
+    require(op_type in OPS, f"{op_type} is not evaluated")
+
+    def widened(var):
+        value = values[var]
+        half = op_type != "cast" and getattr(value, "dtype", None) == np.float16
+        return np.asarray(value, np.float32) if half else value
+
+    inputs = {}
+    for name, var in operation.inputs.items():
+        if var is not None:
+            inputs[name] = [widened(one) for one in var] if isinstance(var, (list, tuple)) else widened(var)
     return OPS[op_type](**inputs)
 
 
@@ -557,8 +565,9 @@ def main():
                 line.update(facts)
                 if arguments.run:
                     run(program, arguments.run, arguments.out)
-        except Fault as fault:
-            line = {"package": package, "ok": False, "reason": str(fault)}
+        except Exception as error:  # a damaged package can break anything on the way
+            reason = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+            line = {"package": package, "ok": False, "reason": reason}
             failed = True
         print(json.dumps(line), flush=True)
     return 1 if failed else 0

@@ -1,11 +1,14 @@
 //! What the tests share: fixtures, golden tensors, measures of error.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use snapc_weights::Tensor;
+use snapc_weights::{Data, Tensor};
+
+pub mod runtimes;
 
 /// A path under `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -46,8 +49,8 @@ pub fn entry(tensor: &Tensor, index: usize) -> Tensor {
     let size: usize = shape[1..].iter().product();
     shape[0] = 1;
     match &tensor.data {
-        snapc_weights::Data::F32(values) => Tensor::f32(shape, values[index * size..][..size].to_vec()),
-        snapc_weights::Data::I32(values) => Tensor::i32(shape, values[index * size..][..size].to_vec()),
+        Data::F32(values) => Tensor::f32(shape, values[index * size..][..size].to_vec()),
+        Data::I32(values) => Tensor::i32(shape, values[index * size..][..size].to_vec()),
     }
 }
 
@@ -72,4 +75,58 @@ pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
     assert_eq!(found.ty.count(), expected.ty.count(), "{what}");
     let error = relative_error(found.values(), expected.values());
     assert!(error <= bound, "{what}: relative error {error:e}, bound {bound:e}");
+}
+
+/// Writes f32 and i32 tensors as a safetensors file.
+pub fn tensor_file(path: &Path, tensors: &[(&str, &Tensor)]) {
+    let bytes: Vec<(Dtype, Vec<u8>)> = tensors
+        .iter()
+        .map(|(_, tensor)| match &tensor.data {
+            Data::F32(values) => (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            Data::I32(values) => (Dtype::I32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        })
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, tensor), (dtype, bytes))| {
+        (*name, TensorView::new(*dtype, tensor.ty.shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// Copies a folder.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Every file under a folder with its bytes, in the order of their paths.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                all.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+/// Peak signal-to-noise ratio of an image in [-1, 1] (clamped), in dB.
+pub fn psnr(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let square = |(f, e): (&f32, &f32)| (f64::from(f.clamp(-1.0, 1.0)) - f64::from(e.clamp(-1.0, 1.0))).powi(2);
+    let mean = found.iter().zip(expected).map(square).sum::<f64>() / found.len() as f64;
+    10.0 * (4.0 / mean).log10()
 }

@@ -1,0 +1,73 @@
+//! Software that is not ours: Python packages, pinned in `tests/python/requirements.txt`, in an environment of the tests' own under
+//! `target/`. It is made by the first test that asks. A test never passes without it: it fails and says what is missing.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde::Serialize;
+use snapc_driver::Target;
+use snapc_weights::Tensor;
+
+use crate::tensors;
+
+/// One artifact to check, and to run on the inputs of a file.
+#[derive(Serialize)]
+pub struct Job {
+    pub artifact: PathBuf,
+    pub inputs: PathBuf,
+    pub outputs: PathBuf,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a command; fails with what it printed.
+fn call(command: &mut Command, what: &str) -> String {
+    let done = command.output().unwrap_or_else(|error| panic!("{what}: {command:?} cannot be started: {error}"));
+    let text = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{what} failed ({}):\n{text}", done.status);
+    text
+}
+
+/// The Python of the tests' environment, which has every package that the tests need.
+pub fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let wanted = std::fs::read_to_string(root().join("python/requirements.txt")).unwrap();
+        // A test binary lies in target/<profile>/deps/.
+        let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_path_buf();
+        let (folder, stamp) = (target.join("python"), target.join("python.txt"));
+        // Test binaries may run side by side: one makes the environment, the others wait.
+        let lock = File::create(target.join("python.lock")).unwrap();
+        lock.lock().unwrap();
+        if std::fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+            let _ = std::fs::remove_file(&stamp);
+            let _ = std::fs::remove_dir_all(&folder);
+            call(Command::new("python3").args(["-m", "venv"]).arg(&folder), "making the tests' Python environment");
+            call(
+                Command::new(folder.join("bin/python"))
+                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+                    .arg(root().join("python/requirements.txt")),
+                "installing the runtimes that the tests need (tests/python/requirements.txt)",
+            );
+            std::fs::write(&stamp, &wanted).unwrap();
+        }
+        folder.join("bin/python")
+    })
+}
+
+/// Checks and runs artifacts in their target's own software; the outputs of each by name.
+pub fn run(target: Target, jobs: &[Job]) -> Vec<BTreeMap<String, Tensor>> {
+    let script = match target {
+        Target::CoreMl => "python/coreml_check.py",
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("jobs.json");
+    std::fs::write(&list, serde_json::to_string(jobs).unwrap()).unwrap();
+    call(Command::new(python()).arg(root().join(script)).arg("--jobs").arg(&list), target.name());
+    jobs.iter().map(|job| tensors(&job.outputs)).collect()
+}
