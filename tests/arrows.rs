@@ -39,8 +39,12 @@ fn manifest(folder: &str) -> toml::Table {
 #[test]
 fn crates_name_only_what_their_arrows_reach() {
     let workspace = manifest("");
-    let members: Vec<&str> =
-        workspace["workspace"]["members"].as_array().unwrap().iter().map(|member| member.as_str().unwrap()).collect();
+    let members: Vec<&str> = workspace["workspace"]["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member.as_str().unwrap())
+        .collect();
     let listed: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
     assert_eq!(members.iter().collect::<BTreeSet<_>>(), listed.iter().collect::<BTreeSet<_>>());
     let packages: BTreeMap<String, &str> = members
@@ -51,7 +55,9 @@ fn crates_name_only_what_their_arrows_reach() {
         let mut reached = BTreeSet::new();
         reach(folder, &mut reached);
         let manifest = manifest(folder);
-        for dependency in manifest.get("dependencies").and_then(|table| table.as_table()).into_iter().flat_map(|t| t.keys()) {
+        for dependency in
+            manifest.get("dependencies").and_then(|table| table.as_table()).into_iter().flat_map(|t| t.keys())
+        {
             if let Some(target) = packages.get(dependency) {
                 assert!(reached.contains(*target), "{folder} names {dependency}: no arrow reaches it");
             }
@@ -61,6 +67,7 @@ fn crates_name_only_what_their_arrows_reach() {
 
 #[test]
 fn sources_are_formatted() {
-    let done = Command::new(env!("CARGO")).args(["fmt", "--all", "--check"]).current_dir(root()).output().unwrap();
+    let done =
+        Command::new(env!("CARGO")).args(["fmt", "--all", "--check"]).current_dir(root()).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
 }

@@ -47,7 +47,10 @@ fn files() {
     insta::glob!("sir/*/*.sir", |path| {
         let text = std::fs::read_to_string(path).unwrap();
         let first = text.lines().next().unwrap().strip_prefix("; run ").expect("a command");
-        let fault = text.lines().enumerate().find_map(|(index, line)| Some((index + 1, line.split_once("; error: ")?.1)));
+        let fault = text
+            .lines()
+            .enumerate()
+            .find_map(|(index, line)| Some((index + 1, line.split_once("; error: ")?.1)));
         if let Some((line, expected)) = fault {
             let error = parse(&text).expect_err("a fault");
             assert!(error.places().contains(&Place::Line(line)), "{}: {error}", path.display());
@@ -103,10 +106,14 @@ fn analysis_of_the_fixture() {
     let (_, graph) = shapes(Part::Transformer);
     let flow = Flow::new(&graph);
     let timestep = graph.inputs().iter().position(|port| port.name == "timestep").unwrap();
-    let only: Vec<String> = flow.only_from(timestep).into_iter().map(|id| graph.node(id).scope.clone()).collect();
+    let only: Vec<String> =
+        flow.only_from(timestep).into_iter().map(|id| graph.node(id).scope.clone()).collect();
     assert!(only.iter().any(|scope| scope == "time_mod"));
     assert!(only.iter().any(|scope| scope == "up.1.mod_table"));
-    assert!(only.iter().all(|scope| !scope.contains("attn") && !scope.contains("ffn") && !scope.starts_with("patch")));
+    assert!(
+        only.iter()
+            .all(|scope| !scope.contains("attn") && !scope.contains("ffn") && !scope.starts_with("patch"))
+    );
     let decoder = shapes(Part::VaeDecoder).1;
     let waists = Flow::new(&decoder).waists();
     let last = decoder.nodes().len() - 1;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Checkpoint, Part, Pipeline, text_encoder, transformer, vae};
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_ir::Graph;
@@ -226,5 +227,23 @@ fn scheduler_steps() {
         for (step, latent) in latents.iter().enumerate() {
             assert_close(&format!("{name} step {step}"), latent, &get(&format!("result.{step}")), 1e-6);
         }
+    }
+}
+
+#[test]
+fn tokenizer_ids() {
+    let text = std::fs::read_to_string(fixture("reference/tokenizer_ids.json")).unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let tokenizer = Tokenizer::open(&fixture("shapes"), 16).unwrap();
+    assert!(rows.len() >= 10);
+    for row in rows {
+        let prompt = row["prompt"].as_str().unwrap();
+        let list = |field: &str| -> Vec<i64> {
+            row[field].as_array().unwrap().iter().map(|number| number.as_i64().unwrap()).collect()
+        };
+        let encoded = tokenizer.encode(prompt).unwrap();
+        assert_eq!(encoded.ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>(), list("ids"), "{prompt}");
+        let mask: Vec<i64> = encoded.mask.iter().map(|&bit| bit as i64).collect();
+        assert_eq!(mask, list("attention_mask"), "{prompt}");
     }
 }

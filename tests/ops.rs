@@ -85,7 +85,11 @@ fn interpreted_in_f16() {
 fn expanded_to_the_ground() {
     for case in all() {
         let ground = expand(&case.graph);
-        assert!(ground.values().iter().all(|value| value.ty.rank() <= 4), "{}: an expansion passes rank 4", case.name);
+        assert!(
+            ground.values().iter().all(|value| value.ty.rank() <= 4),
+            "{}: an expansion passes rank 4",
+            case.name
+        );
         check("expanded", &case, &interpret(&ground, &Store::empty(), &case), F32);
         check("expanded in f16", &case, &interpret(&expand(&half(&case.graph)), &Store::empty(), &case), F16);
     }
@@ -98,13 +102,15 @@ fn legal_and_read_back() {
             let backend = target.backend(min_os);
             for case in all() {
                 for (graph, bound) in [(case.graph.clone(), F32), (half(&case.graph), F16)] {
-                    let legal = legalize(&graph, backend.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                    let legal = legalize(&graph, backend.as_ref())
+                        .unwrap_or_else(|error| panic!("{}: {error}", case.name));
                     let here = interpret(&legal, &Store::empty(), &case);
                     check("legal", &case, &here, bound);
                     let folder = tempfile::tempdir().unwrap();
                     let path = folder.path().join(backend.artifact("case"));
                     write(backend.as_ref(), &legal, &path);
-                    let (read, store) = backend.read(&path).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                    let (read, store) =
+                        backend.read(&path).unwrap_or_else(|error| panic!("{}: {error}", case.name));
                     for (here, back) in here.iter().zip(interpret(&read, &store, &case)) {
                         snapc_tests::assert_close(&case.name, &back, here, 1e-6);
                     }
@@ -138,16 +144,22 @@ fn run_by_other_software() {
                 let path = own.join(backend.artifact("case"));
                 write(backend.as_ref(), &legal, &path);
                 let inputs = own.join("inputs.safetensors");
-                tensor_file(&inputs, &case.inputs.iter().map(|(name, tensor)| (*name, tensor)).collect::<Vec<_>>());
+                tensor_file(
+                    &inputs,
+                    &case.inputs.iter().map(|(name, tensor)| (*name, tensor)).collect::<Vec<_>>(),
+                );
                 jobs.push(runtimes::Job { artifact: path, inputs, outputs: own.join("outputs.safetensors") });
                 expected.push(interpret(&legal, &Store::empty(), &case));
             }
         }
-        for (found, (job, expected)) in runtimes::run(target, &jobs).into_iter().zip(jobs.iter().zip(expected)) {
+        for (found, (job, expected)) in
+            runtimes::run(target, &jobs).into_iter().zip(jobs.iter().zip(expected))
+        {
             let in_half = job.inputs.parent().unwrap().to_string_lossy().ends_with("f16");
             for (number, expected) in expected.iter().enumerate() {
                 let name = job.inputs.display().to_string();
-                let found = found.get(&format!("out{number}")).unwrap_or_else(|| panic!("{name}: no out{number}"));
+                let found =
+                    found.get(&format!("out{number}")).unwrap_or_else(|| panic!("{name}: no out{number}"));
                 assert_eq!(found.ty.shape, expected.ty.shape, "{name}");
                 snapc_tests::assert_close(&name, found, expected, if in_half { F16 } else { F32 });
             }

@@ -36,7 +36,8 @@ fn cut(tensor: &Tensor, axis: usize, chunks: usize, size: usize) -> Tensor {
     let inner: usize = shape[axis + 1..].iter().product();
     let chunk = shape[axis] / chunks;
     let values = tensor.values().iter().enumerate();
-    let kept = values.filter(|(index, _)| index / inner % shape[axis] % chunk < size).map(|(_, value)| *value);
+    let kept =
+        values.filter(|(index, _)| index / inner % shape[axis] % chunk < size).map(|(_, value)| *value);
     let mut sizes = shape.clone();
     sizes[axis] = chunks * size;
     Tensor::f32(sizes, kept.collect())
@@ -50,7 +51,11 @@ fn narrow_checkpoint(graph: &Graph, store: &Store, from: usize, to: usize, path:
         let whole = Weight::tensor(name, *dtype, shape.iter().copied().map(Dim::fixed).collect());
         let mut tensor = store.read(&whole).unwrap();
         // A mod_table is read as one row of six chunks: its stored axes are [6, width].
-        let dims = if name.ends_with("mod_table") { vec![Dim::fixed(6), Dim::elastic(from)] } else { weight.dims.clone() };
+        let dims = if name.ends_with("mod_table") {
+            vec![Dim::fixed(6), Dim::elastic(from)]
+        } else {
+            weight.dims.clone()
+        };
         for (axis, dim) in dims.iter().enumerate().filter(|(_, dim)| dim.elastic) {
             tensor = cut(&tensor, axis, dim.chunks, dim.size * to / from);
         }
@@ -87,10 +92,14 @@ fn check(folder: &str, widths: &[usize]) {
                 assert!(matches!(sliced.value(port.value).def, Def::Input(_)));
                 let values = (0..ty.count()).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
                 let ones = vec![1.0; ty.count()];
-                (port.name.clone(), Tensor::float(ty.clone(), if port.name == "text_mask" { ones } else { values }))
+                (
+                    port.name.clone(),
+                    Tensor::float(ty.clone(), if port.name == "text_mask" { ones } else { values }),
+                )
             })
             .collect();
-        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let inputs: Vec<(&str, &Tensor)> =
+            inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let a = Interpreter::new(&sliced, &store).run(&inputs).unwrap();
         let b = Interpreter::new(&narrow, &narrow_store).run(&inputs).unwrap();
         assert!(relative_error(a[0].values(), b[0].values()) <= 1e-6, "{place}");

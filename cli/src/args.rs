@@ -203,7 +203,9 @@ pub enum FormArg {
 
 /// Print the completion script of a shell
 #[derive(Args)]
-#[command(after_help = "Example:\n  snapc completions bash > ~/.local/share/bash-completion/completions/snapc")]
+#[command(
+    after_help = "Example:\n  snapc completions bash > ~/.local/share/bash-completion/completions/snapc"
+)]
 #[allow(missing_docs)]
 pub struct CompletionsArgs {
     /// bash, elvish, fish, powershell or zsh

@@ -11,7 +11,8 @@ use clap::{CommandFactory, Parser};
 use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
-    CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, Width, compile, generate, inspect, show,
+    CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, Width, compile, generate, inspect,
+    show,
 };
 use snapc_ir::{Error, Result};
 
@@ -72,7 +73,10 @@ fn parsed<T: std::str::FromStr<Err = String>>(word: &str) -> Result<T> {
 }
 
 /// The option where it is given, else the project's word, else the default.
-fn choose<T: std::str::FromStr<Err = String> + Default>(given: Option<T>, word: &Option<String>) -> Result<T> {
+fn choose<T: std::str::FromStr<Err = String> + Default>(
+    given: Option<T>,
+    word: &Option<String>,
+) -> Result<T> {
     match (given, word) {
         (Some(value), _) => Ok(value),
         (None, Some(word)) => parsed(word),

@@ -76,7 +76,8 @@ pub fn fail(error: &Error, json: bool) -> u8 {
     };
     if json {
         let places: Vec<String> = error.places().iter().map(ToString::to_string).collect();
-        let body = json!({"class": name, "message": error.message(), "places": places, "help": error.help_text()});
+        let body =
+            json!({"class": name, "message": error.message(), "places": places, "help": error.help_text()});
         eprintln!("{:#}", json!({"error": body}));
     } else {
         eprintln!("error: {error}");
@@ -95,7 +96,10 @@ pub fn compiled(all: &[Compiled]) -> String {
         text += &format!("{}\n", folder.display());
         for part in &manifest.parts {
             let (bytes, ops) = (mega(part.weight_bytes), part.ops);
-            text += &format!("  {:<24} {:>12} parameters {bytes:>12} {ops:>6} ops\n", part.artifact, part.parameters);
+            text += &format!(
+                "  {:<24} {:>12} parameters {bytes:>12} {ops:>6} ops\n",
+                part.artifact, part.parameters
+            );
         }
     }
     text
@@ -127,7 +131,8 @@ pub fn generated_json(generated: &Generated, output: &std::path::Path, warnings:
 pub fn inspection(found: &Inspection) -> String {
     match found {
         Inspection::Pipeline { subnets, size, tokens, schedule, parts, ignored } => {
-            let subnets: Vec<String> = subnets.iter().map(|(name, width)| format!("{name} {width}")).collect();
+            let subnets: Vec<String> =
+                subnets.iter().map(|(name, width)| format!("{name} {width}")).collect();
             let sigmas: Vec<String> = schedule.sigmas.iter().map(f32::to_string).collect();
             let distilled = if schedule.distilled { ", distilled" } else { "" };
             let mut text = format!(

@@ -11,7 +11,7 @@ use snapc_weights::{Store, Tensor};
 
 use crate::Report;
 use crate::options::Width;
-use crate::output::write_file;
+use crate::output::{check_parent, write_file};
 
 /// What `run` is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,7 @@ pub struct Generated {
 /// # Errors
 /// What any part finds; contradictions of options; a noise file with other tensors.
 pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Generated> {
+    options.save_latents.iter().chain([&options.output]).try_for_each(|path| check_parent(path))?;
     let pipeline = Pipeline::open(&options.pipeline)?;
     let latent = pipeline.latent_size(options.size)?;
     let schedule = pipeline.schedule(options.steps, latent)?;
@@ -189,7 +190,8 @@ impl Noise {
             if found.as_ref() != Some(&expected) {
                 let found = found.map_or("is missing".to_string(), |shape| format!("is {shape:?}"));
                 return Err(Error::input(format!("the tensor `{name}` {found}, expected {expected:?}"))
-                    .at(Place::File(path.clone())));
+                    .at(Place::File(path.clone()))
+                    .help("a noise file has `noise [1, C, H, W]` and, for stochastic sampling, `fresh [steps, 1, C, H, W]`"));
             }
         }
         Ok(Noise::File { store, shape })

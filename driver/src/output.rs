@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use snapc_ir::{Error, Place, Result};
+use snapc_ir::{Error, Result};
 use tempfile::TempDir;
 
 /// A folder under construction beside the place where it will stand; dropped, it leaves nothing.
@@ -82,7 +82,6 @@ fn refuse_strangers(place: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("{} exists and has no manifest.json: snapc did not write it", place.display()))
-        .at(Place::File(place.to_path_buf()))
         .help("remove it, or name another output folder with -o"))
 }
 
@@ -93,13 +92,30 @@ fn refuse_strangers(place: &Path) -> Result<()> {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     let fail = |error: &std::io::Error| Error::io("write", path, error);
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    check_parent(path)?;
     let mut file = tempfile::Builder::new()
         .prefix(".snapc-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)
+        .tempfile_in(parent(path))
         .map_err(|error| fail(&error))?;
     file.write_all(bytes).map_err(|error| fail(&error))?;
     file.persist(path).map_err(|error| fail(&error.error))?;
     Ok(())
+}
+
+/// Fails if a file has no folder to lie in: found before the work, not after it.
+///
+/// # Errors
+/// Names the folder.
+pub fn check_parent(path: &Path) -> Result<()> {
+    let parent = parent(path);
+    if parent.is_dir() {
+        return Ok(());
+    }
+    Err(Error::input(format!("cannot write {}: there is no folder {}", path.display(), parent.display()))
+        .help("make the folder first, or name another file"))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use snapc_ir::{Builder, DType, Dim, Error, Place, Result, ValueId, Weight, shape_text};
+use snapc_ir::{Builder, DType, Dim, Error, Result, ValueId, Weight, shape_text};
 use snapc_weights::Store;
 
 /// How many tensors of each list an error names.
@@ -108,7 +108,9 @@ impl<'a> Checkpoint<'a> {
             .filter(|(_, list)| !list.is_empty())
             .map(|(what, list)| format!("{} {what}", list.len()))
             .collect();
-        let mut message = format!("the tensors do not fit {config}: {}", counts.join(", "));
+        let files: Vec<String> = self.store.files().map(|file| file.display().to_string()).collect();
+        let mut message =
+            format!("the tensors of {} do not fit {config}: {}", files.join(", "), counts.join(", "));
         for (what, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
             message += &format!("\n  {what}:");
             list.iter().take(NAMED).for_each(|line| message += &format!("\n    {line}"));
@@ -116,10 +118,6 @@ impl<'a> Checkpoint<'a> {
                 message += &format!("\n    and {} more", list.len() - NAMED);
             }
         }
-        let mut error = Error::input(message);
-        for file in self.store.files() {
-            error = error.at(Place::File(file.to_path_buf()));
-        }
-        Err(error.help(format!("does this checkpoint belong to this {config}?")))
+        Err(Error::input(message).help(format!("do these weights belong to this {config}?")))
     }
 }

@@ -18,7 +18,9 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
         Error::io("read", path, &error).help("a pipeline folder is what diffusers' save_pretrained writes")
     })?;
     serde_json::from_str(&text).map_err(|error| {
-        Error::input(format!("this is no JSON object: {error}")).at(Place::File(path.to_path_buf()))
+        Error::input(format!("this is no JSON object: {error}"))
+            .at(Place::File(path.to_path_buf()))
+            .help("download or export the file again")
     })
 }
 
@@ -27,8 +29,10 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
 /// # Errors
 /// If a field is missing or of another type.
 pub fn fields<T: DeserializeOwned>(object: &Map<String, Value>) -> Result<T> {
-    serde_json::from_value(Value::Object(object.clone()))
-        .map_err(|error| Error::input(format!("the config is not what its class has: {error}")))
+    serde_json::from_value(Value::Object(object.clone())).map_err(|error| {
+        Error::input(format!("the config is not what its class has: {error}"))
+            .help("was it written by the version of the library that its class is from?")
+    })
 }
 
 /// The text of a field, where it is one.

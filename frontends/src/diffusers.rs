@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use snapc_ir::pipeline::Schedule;
-use snapc_ir::{Context, Error, Graph, Place, Result};
+use snapc_ir::{Class, Context, Error, Graph, Place, Result};
 use snapc_weights::Store;
 
 use crate::checkpoint::Checkpoint;
@@ -210,7 +210,9 @@ impl Pipeline {
     pub fn latent_size(&self, pixels: Option<[usize; 2]>) -> Result<[usize; 2]> {
         let Some(pixels) = pixels else {
             let latent = self.transformer.latent_size();
-            return self.transformer.grid(latent).map(|_| latent);
+            let place = Place::File(self.folder.join("transformer/config.json"));
+            let grid = self.transformer.grid(latent);
+            return grid.map(|_| latent).map_err(|error| error.as_class(Class::Input).at(place));
         };
         let factor = self.pixels_per_latent();
         let unit = factor * self.transformer.side_unit();
@@ -243,8 +245,8 @@ impl Pipeline {
     /// # Errors
     /// If its weights are missing, damaged, or not what its config says.
     pub fn import(&self, part: Part, batch: usize, latent: [usize; 2]) -> Result<Imported> {
-        let (folder, weights) = part.files();
-        let folder = self.folder.join(folder);
+        let (name, weights) = part.files();
+        let folder = self.folder.join(name);
         let store = open_store(&folder, weights)?;
         let prefix = if part == Part::TextEncoder { clip::prefix(&store) } else { "" };
         let mut checkpoint = Checkpoint::new(&store, prefix);
@@ -257,7 +259,7 @@ impl Pipeline {
             (Part::VaeDecoder, Vae::Kl(config)) => kl::import(config, &mut checkpoint, batch, latent),
         };
         let graph = graph.at(|| Place::File(folder.join("config.json")))?;
-        let ignored = checkpoint.finish("config.json")?;
+        let ignored = checkpoint.finish(&format!("{name}/config.json"))?;
         Ok(Imported { graph, store, ignored })
     }
 }
@@ -283,13 +285,7 @@ fn open_config<T>(
     let path = folder.join(part).join("config.json");
     let object = read_object(&path)?;
     // What a file says wrong is the file's fault, also where the same check serves the command line.
-    read(&object).map_err(|error| {
-        let input = Error::input(error.message()).at(Place::File(path));
-        match error.help_text() {
-            Some(help) => input.help(help),
-            None => input,
-        }
-    })
+    read(&object).map_err(|error| error.as_class(Class::Input).at(Place::File(path)))
 }
 
 /// The class that a config names, in a field that holds it or a list of it, if snapc has a reader for it.

@@ -15,6 +15,8 @@ pub const FILES: [&str; 5] =
 /// A tokenizer for texts of a fixed number of tokens.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same without a limit, to tell what does not fit.
+    unlimited: tokenizers::Tokenizer,
     tokens: usize,
 }
 
@@ -55,10 +57,12 @@ impl Tokenizer {
             }
         }
         let (pad_token, pad_id) = padding(&inner, &config).map_err(|error| error.at(place()))?;
+        let fail =
+            |error| Error::input(format!("the tokenizer cannot cut to {tokens} tokens: {error}")).at(place());
+        inner.with_padding(None).with_truncation(None).map_err(fail)?;
+        let unlimited = inner.clone();
         let truncation = TruncationParams { max_length: tokens, ..TruncationParams::default() };
-        inner.with_truncation(Some(truncation)).map_err(|error| {
-            Error::input(format!("the tokenizer cannot cut to {tokens} tokens: {error}")).at(place())
-        })?;
+        inner.with_truncation(Some(truncation)).map_err(fail)?;
         inner.with_padding(Some(PaddingParams {
             strategy: PaddingStrategy::Fixed(tokens),
             direction: PaddingDirection::Right,
@@ -67,7 +71,7 @@ impl Tokenizer {
             pad_type_id: 0,
             pad_token,
         }));
-        Ok(Tokenizer { inner, tokens })
+        Ok(Tokenizer { inner, unlimited, tokens })
     }
 
     /// Turns a prompt into ids.
@@ -78,10 +82,13 @@ impl Tokenizer {
         let fail =
             |error: tokenizers::Error| Error::input(format!("the prompt cannot be tokenized: {error}"));
         let encoding = self.inner.encode(prompt, true).map_err(fail)?;
-        let cut: Vec<u32> = encoding.get_overflowing().iter().flat_map(|rest| real_ids(rest)).collect();
-        let cut = match cut.is_empty() {
-            true => None,
-            false => Some(self.inner.decode(&cut, true).map_err(fail)?),
+        let cut = if encoding.get_overflowing().is_empty() {
+            None
+        } else {
+            // The last token that was kept ends the text, so the prompt's own end one place before it.
+            let whole = self.unlimited.encode(prompt, true).map_err(fail)?;
+            let start = whole.get_offsets().get(self.tokens.saturating_sub(1)).map_or(0, |offsets| offsets.0);
+            Some(prompt.get(start..).unwrap_or(prompt).trim().to_string())
         };
         let ids: Vec<i32> = encoding.get_ids().iter().map(|&id| id as i32).collect();
         let mask: Vec<f32> = encoding.get_attention_mask().iter().map(|&bit| bit as f32).collect();
@@ -90,13 +97,6 @@ impl Tokenizer {
         }
         Ok(Encoded { ids, mask, cut })
     }
-}
-
-fn real_ids(encoding: &tokenizers::Encoding) -> Vec<u32> {
-    let marks = encoding.get_attention_mask().iter().zip(encoding.get_special_tokens_mask());
-    let real =
-        encoding.get_ids().iter().zip(marks).filter(|(_, (real, special))| **real == 1 && **special == 0);
-    real.map(|(&id, _)| id).collect()
 }
 
 /// The padding token and its id: the config's, else the end token's.

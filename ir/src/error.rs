@@ -109,6 +109,12 @@ impl Error {
         self
     }
 
+    /// The same error as another kind of fault: what is a slip on the command line is damage in a file.
+    pub fn as_class(mut self, class: Class) -> Self {
+        self.0.class = class;
+        self
+    }
+
     /// The kind of fault.
     pub fn class(&self) -> Class {
         self.0.class

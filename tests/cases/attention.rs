@@ -13,7 +13,12 @@ struct Sizes {
 }
 
 /// Softmax over the keys that `sees` lets through, by its definition.
-fn plain(sizes: &Sizes, [q, k, v]: [&Tensor; 3], scale: f64, sees: &dyn Fn(usize, usize, usize) -> bool) -> Vec<f64> {
+fn plain(
+    sizes: &Sizes,
+    [q, k, v]: [&Tensor; 3],
+    scale: f64,
+    sees: &dyn Fn(usize, usize, usize) -> bool,
+) -> Vec<f64> {
     let Sizes { batch, queries, keys, heads, groups, dim } = *sizes;
     let (q, k, v) = (f64s(q), f64s(k), f64s(v));
     let mut out = vec![0.0; batch * queries * heads * dim];
@@ -43,7 +48,13 @@ fn plain(sizes: &Sizes, [q, k, v]: [&Tensor; 3], scale: f64, sees: &dyn Fn(usize
     out
 }
 
-fn case(name: &str, sizes: &Sizes, pattern: Pattern, mask: Option<Tensor>, sees: &dyn Fn(usize, usize, usize) -> bool) -> Case {
+fn case(
+    name: &str,
+    sizes: &Sizes,
+    pattern: Pattern,
+    mask: Option<Tensor>,
+    sees: &dyn Fn(usize, usize, usize) -> bool,
+) -> Case {
     let Sizes { batch, queries, keys, heads, groups, dim } = *sizes;
     let q = numbers(1, &[batch, queries, heads, dim]);
     let k = numbers(2, &[batch, keys, groups, dim]);
@@ -52,7 +63,8 @@ fn case(name: &str, sizes: &Sizes, pattern: Pattern, mask: Option<Tensor>, sees:
     let expected = plain(sizes, [&q, &k, &v], f64::from(scale), sees);
     let mut inputs = vec![("q", q), ("k", k), ("v", v)];
     inputs.extend(mask.map(|mask| ("mask", mask)));
-    let build = |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| b.op(Attention { pattern, scale }, values);
+    let build =
+        |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| b.op(Attention { pattern, scale }, values);
     Case::new(name, "attention", inputs, vec![], build, vec![expected])
 }
 
@@ -79,7 +91,8 @@ pub fn cases() -> Vec<Case> {
                 let ((row, col), (other_row, other_col)) = (tile_of(n), tile_of(m));
                 row.abs_diff(other_row) <= radius && col.abs_diff(other_col) <= radius
             };
-            let name = format!("neighborhood_{}x{}_tile_{tile}_radius_{radius}_batch_{batch}", grid[0], grid[1]);
+            let name =
+                format!("neighborhood_{}x{}_tile_{tile}_radius_{radius}_batch_{batch}", grid[0], grid[1]);
             let pattern = Pattern::Neighborhood { grid, tile, radius };
             cases.push(case(&name, &sizes, pattern, None, &|_, n, m| near(n, m)));
         }

@@ -20,11 +20,15 @@ pub fn cases() -> Vec<Case> {
         for (number, (a_shape, b_shape, result)) in shapes.iter().enumerate() {
             let (a, b) = (numbers(4, a_shape), numbers(5, b_shape));
             let (x, y) = (f64s(&a), f64s(&b));
-            let expected = places(result).iter().map(|place| of(x[at(a_shape, place)], y[at(b_shape, place)])).collect();
+            let expected =
+                places(result).iter().map(|place| of(x[at(a_shape, place)], y[at(b_shape, place)])).collect();
             let op = op.clone();
             // A scalar is a weight: no target takes rank 0 as an input.
-            let (inputs, weights) =
-                if b_shape.is_empty() { (vec![("a", a)], vec![("b", b)]) } else { (vec![("a", a), ("b", b)], vec![]) };
+            let (inputs, weights) = if b_shape.is_empty() {
+                (vec![("a", a)], vec![("b", b)])
+            } else {
+                (vec![("a", a), ("b", b)], vec![])
+            };
             let build = |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| b.op(op, values);
             cases.push(Case::new(&format!("{name}_{number}"), name, inputs, weights, build, vec![expected]));
         }

@@ -21,7 +21,8 @@ fn case(name: &str, sizes: [usize; 10]) -> Case {
     let x = numbers(6, &[batch, channels, height, width]);
     let w = numbers(7, &[out, part, kernel, kernel]);
     let bias = (bias == 1).then(|| numbers(8, &[out]));
-    let (rows, cols) = ((height + 2 * padding - kernel) / stride + 1, (width + 2 * padding - kernel) / stride + 1);
+    let (rows, cols) =
+        ((height + 2 * padding - kernel) / stride + 1, (width + 2 * padding - kernel) / stride + 1);
     let (xs, ws, bs) = (f64s(&x), f64s(&w), bias.as_ref().map(f64s));
     let mut expected = Vec::new();
     for b in 0..batch {
@@ -33,11 +34,13 @@ fn case(name: &str, sizes: [usize; 10]) -> Case {
                         for i in 0..kernel {
                             for j in 0..kernel {
                                 let (y, x) = (row * stride + i, col * stride + j);
-                                if y < padding || x < padding || y - padding >= height || x - padding >= width {
+                                if y < padding || x < padding || y - padding >= height || x - padding >= width
+                                {
                                     continue;
                                 }
                                 let channel = o / (out / groups) * part + c;
-                                let place = ((b * channels + channel) * height + y - padding) * width + x - padding;
+                                let place =
+                                    ((b * channels + channel) * height + y - padding) * width + x - padding;
                                 sum += ws[((o * part + c) * kernel + i) * kernel + j] * xs[place];
                             }
                         }
@@ -49,6 +52,7 @@ fn case(name: &str, sizes: [usize; 10]) -> Case {
     }
     let mut weights = vec![("w", w)];
     weights.extend(bias.map(|bias| ("bias", bias)));
-    let build = |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| b.op(Conv2d { stride, padding }, values);
+    let build =
+        |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| b.op(Conv2d { stride, padding }, values);
     Case::new(&format!("conv2d_{name}"), "conv2d", vec![("x", x)], weights, build, vec![expected])
 }

@@ -18,9 +18,14 @@ pub fn cases() -> Vec<Case> {
             |b, v| b.op(SplitHeads { head_dim: 2 }, v),
             vec![f64s(&x)],
         ),
-        Case::new("merge_heads", "merge_heads", vec![("x", heads.clone())], vec![], |b, v| b.op(MergeHeads {}, v), vec![
-            f64s(&heads),
-        ]),
+        Case::new(
+            "merge_heads",
+            "merge_heads",
+            vec![("x", heads.clone())],
+            vec![],
+            |b, v| b.op(MergeHeads {}, v),
+            vec![f64s(&heads)],
+        ),
         Case::new(
             "embedding",
             "embedding",

@@ -3,7 +3,11 @@ use snapc_ir::ops::Linear;
 use super::{Case, f64s, numbers};
 
 pub fn cases() -> Vec<Case> {
-    vec![case("linear", &[2, 3], true), case("linear_without_bias", &[5], false), case("linear_rank_4", &[2, 2, 3], true)]
+    vec![
+        case("linear", &[2, 3], true),
+        case("linear_without_bias", &[5], false),
+        case("linear_rank_4", &[2, 2, 3], true),
+    ]
 }
 
 fn case(name: &str, outer: &[usize], bias: bool) -> Case {

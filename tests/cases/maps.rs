@@ -8,8 +8,10 @@ pub fn cases() -> Vec<Case> {
     let tokens = numbers(18, &[2, 8, 3]);
     let as_tokens =
         places(&[2, 2, 4, 3]).iter().map(|p| f64s(&map)[at(&map_shape, &[p[0], p[3], p[1], p[2]])]).collect();
-    let as_map =
-        places(&map_shape).iter().map(|p| f64s(&tokens)[at(&[2, 2, 4, 3], &[p[0], p[2], p[3], p[1]])]).collect();
+    let as_map = places(&map_shape)
+        .iter()
+        .map(|p| f64s(&tokens)[at(&[2, 2, 4, 3], &[p[0], p[2], p[3], p[1]])])
+        .collect();
     let mut cases = vec![
         Case::new(
             "tokens_from_map",
@@ -35,7 +37,9 @@ pub fn cases() -> Vec<Case> {
         // Row r of the result is row r % factor of the token in row r / factor.
         let expected = places(&[2, rows * factor, cols * factor, channels])
             .iter()
-            .map(|p| f64s(&x)[at(&open, &[p[0], p[1] / factor, p[2] / factor, p[1] % factor, p[2] % factor, p[3]])])
+            .map(|p| {
+                f64s(&x)[at(&open, &[p[0], p[1] / factor, p[2] / factor, p[1] % factor, p[2] % factor, p[3]])]
+            })
             .collect();
         let split = SplitTokens { grid: [rows, cols], factor };
         cases.push(Case::new(

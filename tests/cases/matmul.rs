@@ -25,7 +25,8 @@ pub fn cases() -> Vec<Case> {
                     (0..k)
                         .map(|i| {
                             let right = if transpose_b { [inner[1], i] } else { [i, inner[1]] };
-                            x[at(&a_shape, &[outer, &[inner[0], i]].concat())] * y[at(&b_shape, &[outer, &right].concat())]
+                            x[at(&a_shape, &[outer, &[inner[0], i]].concat())]
+                                * y[at(&b_shape, &[outer, &right].concat())]
                         })
                         .sum()
                 })

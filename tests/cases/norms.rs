@@ -23,7 +23,10 @@ pub fn cases() -> Vec<Case> {
             .chunks(size)
             .flat_map(|row| {
                 let root = (mean(&row.iter().map(|x| x * x).collect::<Vec<_>>()) + f64::from(eps)).sqrt();
-                row.iter().enumerate().map(|(i, x)| x / root * if weighted { ws[i] } else { 1.0 }).collect::<Vec<_>>()
+                row.iter()
+                    .enumerate()
+                    .map(|(i, x)| x / root * if weighted { ws[i] } else { 1.0 })
+                    .collect::<Vec<_>>()
             })
             .collect()
     };
@@ -40,14 +43,48 @@ pub fn cases() -> Vec<Case> {
             .collect()
     };
     let inputs = || vec![("x", x.clone())];
-    let (w, wb) =
-        (|| vec![("w", weight.clone())], || vec![("w", weight.clone()), ("bias", bias.clone())]);
+    let (w, wb) = (|| vec![("w", weight.clone())], || vec![("w", weight.clone()), ("bias", bias.clone())]);
     vec![
-        Case::new("rms_norm", "rms_norm", inputs(), vec![], |b, v| b.op(RmsNorm { eps }, v), vec![rms(false)]),
-        Case::new("rms_norm_weight", "rms_norm", inputs(), w(), |b, v| b.op(RmsNorm { eps }, v), vec![rms(true)]),
-        Case::new("layer_norm", "layer_norm", inputs(), vec![], |b, v| b.op(LayerNorm { eps }, v), vec![layer(0)]),
-        Case::new("layer_norm_weight", "layer_norm", inputs(), w(), |b, v| b.op(LayerNorm { eps }, v), vec![layer(1)]),
-        Case::new("layer_norm_affine", "layer_norm", inputs(), wb(), |b, v| b.op(LayerNorm { eps }, v), vec![layer(2)]),
+        Case::new(
+            "rms_norm",
+            "rms_norm",
+            inputs(),
+            vec![],
+            |b, v| b.op(RmsNorm { eps }, v),
+            vec![rms(false)],
+        ),
+        Case::new(
+            "rms_norm_weight",
+            "rms_norm",
+            inputs(),
+            w(),
+            |b, v| b.op(RmsNorm { eps }, v),
+            vec![rms(true)],
+        ),
+        Case::new(
+            "layer_norm",
+            "layer_norm",
+            inputs(),
+            vec![],
+            |b, v| b.op(LayerNorm { eps }, v),
+            vec![layer(0)],
+        ),
+        Case::new(
+            "layer_norm_weight",
+            "layer_norm",
+            inputs(),
+            w(),
+            |b, v| b.op(LayerNorm { eps }, v),
+            vec![layer(1)],
+        ),
+        Case::new(
+            "layer_norm_affine",
+            "layer_norm",
+            inputs(),
+            wb(),
+            |b, v| b.op(LayerNorm { eps }, v),
+            vec![layer(2)],
+        ),
         group_norm(),
     ]
 }
@@ -57,15 +94,22 @@ fn group_norm() -> Case {
     let x = numbers(25, &[2, channels, 2, 2]);
     let (weight, bias) = (numbers(26, &[channels]), numbers(27, &[channels]));
     let (ws, bs) = (f64s(&weight), f64s(&bias));
-    let normed: Vec<f64> =
-        f64s(&x).chunks(channels / groups * places).flat_map(|group| centred(group, f64::from(eps))).collect();
+    let normed: Vec<f64> = f64s(&x)
+        .chunks(channels / groups * places)
+        .flat_map(|group| centred(group, f64::from(eps)))
+        .collect();
     let expected = normed
         .iter()
         .enumerate()
         .map(|(index, x)| x * ws[index / places % channels] + bs[index / places % channels])
         .collect();
     let weights = vec![("w", weight), ("bias", bias)];
-    Case::new("group_norm", "group_norm", vec![("x", x)], weights, |b, v| b.op(GroupNorm { groups, eps }, v), vec![
-        expected,
-    ])
+    Case::new(
+        "group_norm",
+        "group_norm",
+        vec![("x", x)],
+        weights,
+        |b, v| b.op(GroupNorm { groups, eps }, v),
+        vec![expected],
+    )
 }

@@ -12,8 +12,14 @@ pub fn cases() -> Vec<Case> {
             row.iter().map(|x| x.exp() / sum).collect::<Vec<_>>()
         })
         .collect();
-    let mut cases =
-        vec![Case::new("softmax", "softmax", vec![("x", x.clone())], vec![], |b, v| b.op(Softmax {}, v), vec![softmax])];
+    let mut cases = vec![Case::new(
+        "softmax",
+        "softmax",
+        vec![("x", x.clone())],
+        vec![],
+        |b, v| b.op(Softmax {}, v),
+        vec![softmax],
+    )];
     for axis in 0..3 {
         let mut kept = shape;
         kept[axis] = 1;

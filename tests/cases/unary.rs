@@ -23,14 +23,26 @@ pub fn cases() -> Vec<Case> {
         ("sin", "sin", Sin {}.into(), Box::new(f64::sin)),
         ("cos", "cos", Cos {}.into(), Box::new(f64::cos)),
         ("silu", "silu", Silu {}.into(), Box::new(move |x| x * sigmoid(x))),
-        ("gelu_erf", "gelu", Gelu { form: GeluForm::Erf }.into(), Box::new(|x| x / 2.0 * (1.0 + erf(x / 2f64.sqrt())))),
+        (
+            "gelu_erf",
+            "gelu",
+            Gelu { form: GeluForm::Erf }.into(),
+            Box::new(|x| x / 2.0 * (1.0 + erf(x / 2f64.sqrt()))),
+        ),
         (
             "gelu_tanh",
             "gelu",
             Gelu { form: GeluForm::Tanh }.into(),
-            Box::new(|x| x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())),
+            Box::new(|x| {
+                x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }),
         ),
-        ("gelu_quick", "gelu", Gelu { form: GeluForm::Quick }.into(), Box::new(move |x| x * sigmoid(1.702 * x))),
+        (
+            "gelu_quick",
+            "gelu",
+            Gelu { form: GeluForm::Quick }.into(),
+            Box::new(move |x| x * sigmoid(1.702 * x)),
+        ),
     ];
     table
         .into_iter()

@@ -2,9 +2,13 @@
 
     python onnx_check.py FOLDER...
     python onnx_check.py FOLDER --run inputs.safetensors --out outputs.safetensors
+    python onnx_check.py --jobs jobs.json
+    python onnx_check.py --self-test FOLDER...
 
-Prints one JSON line a folder. A fault is a line with `error`, and the exit code is then 1.
+Prints one JSON line a folder; where it has a fault, `ok` is false, `reason` says why, and the exit code is 1.
 With --run the session is run on the tensors of that file, named as the model's inputs, and its outputs are written.
+--jobs is a JSON list of such runs, each `{"artifact": FOLDER, "inputs": FILE, "outputs": FILE}`.
+--self-test damages copies of the folders: each fault must be found.
 
     pip install onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6 safetensors==0.8.0
 """
@@ -12,7 +16,9 @@ With --run the session is run on the tensors of that file, named as the model's 
 import argparse
 import json
 import os
+import shutil
 import sys
+import tempfile
 
 import numpy
 import onnx
@@ -53,9 +59,12 @@ def check_header(model):
     imports = [(opset.domain, opset.version) for opset in model.opset_import]
     require(imports == [("", OPSET)], f"opsets {imports}")
     require(model.producer_name == "snapc" and model.producer_version, "no producer")
-    for node in model.graph.node:
+    graph = model.graph
+    others = [model.functions, model.training_info, graph.sparse_initializer, graph.quantization_annotation]
+    require(not any(others), "the model has functions, training, sparse tensors or quantization annotations")
+    for node in graph.node:
         require(node.domain == "", f"{node.name} is of the domain {node.domain}")
-    names = [node.name for node in model.graph.node]
+    names = [node.name for node in graph.node]
     require(all(names) and len(set(names)) == len(names), "node names are missing or not unique")
 
 
@@ -143,24 +152,107 @@ def check(folder, inputs_path=None, outputs_path=None):
     }
 
 
+def damages(model):
+    """What can be done to a model file, by name. Each takes the model and changes it."""
+    graph = model.graph
+    external = [tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+
+    def entry(key, value):
+        (found,) = [entry for entry in external[-1].external_data if entry.key == key]
+        found.value = value
+
+    def swap_nodes():
+        nodes = list(graph.node)[::-1]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+    def add(message, field, value):
+        setattr(message, field, getattr(message, field) + value)
+
+    output = graph.output[0].type.tensor_type
+    found = {
+        "ir_version": lambda: add(model, "ir_version", 1),
+        "opset": lambda: add(model.opset_import[0], "version", 1),
+        "second_domain": lambda: model.opset_import.add(domain="com.microsoft", version=1),
+        "producer": lambda: model.ClearField("producer_name"),
+        "functions": lambda: model.functions.add(name="f", domain="d"),
+        "unknown_op": lambda: add(graph.node[0], "op_type", "X"),
+        "domain": lambda: add(graph.node[0], "domain", "com.microsoft"),
+        "input": lambda: add_first(graph.node[0].input, "other"),
+        "result_twice": lambda: graph.node.add().CopyFrom(graph.node[-1]),
+        "output_name": lambda: add(graph.output[0], "name", "_other"),
+        "output_type": lambda: setattr(output, "elem_type", TensorProto.DOUBLE),
+        "no_name": lambda: graph.node[0].ClearField("name"),
+    }
+    if output.shape.dim:
+        found["output_size"] = lambda: add(output.shape.dim[0], "dim_value", 1)
+    if any(set(later.input) & set(earlier.output) for earlier, later in zip(graph.node, graph.node[1:])):
+        found["order"] = swap_nodes
+    if external:
+        found["offset"] = lambda: entry("offset", "4")
+        found["location"] = lambda: entry("location", "../" + DATA_FILE)
+        found["length"] = lambda: entry("length", "1028")
+        found["type"] = lambda: setattr(external[-1], "data_type", TensorProto.INT64)
+    return found
+
+
+def add_first(names, text):
+    names[0] += text
+
+
+def self_test(folder):
+    """Every damage of a folder must be found; the number of damages."""
+    path = os.path.join(folder, "model.onnx")
+    names = list(damages(onnx.load(path, load_external_data=False)))
+    has_data = os.path.exists(os.path.join(folder, DATA_FILE))
+    names += ["cut", "longer", "missing"] if has_data else []
+    for name in names:
+        with tempfile.TemporaryDirectory() as copy:
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
+            model = onnx.load(path, load_external_data=False)
+            data = os.path.join(copy, DATA_FILE)
+            if name == "missing":
+                os.remove(data)
+            elif name in ("cut", "longer"):
+                os.truncate(data, os.path.getsize(data) + (1 if name == "longer" else -1))
+            else:
+                damages(model)[name]()
+                with open(os.path.join(copy, "model.onnx"), "wb") as file:
+                    file.write(model.SerializeToString(deterministic=True))
+            try:
+                check(copy)
+            except Exception:
+                continue
+            raise Fault(f"the damage `{name}` was not found")
+    return {"damages": len(names)}
+
+
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folders", nargs="+", metavar="FOLDER")
-    parser.add_argument("--run", metavar="INPUTS")
-    parser.add_argument("--out", metavar="OUTPUTS")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", metavar="FOLDER")
+    parser.add_argument("--run", metavar="INPUTS", help="a safetensors file of inputs to run the model on")
+    parser.add_argument("--out", metavar="OUTPUTS", help="where the outputs go")
+    parser.add_argument("--jobs", metavar="FILE", help="a JSON list of artifacts to check and run")
+    parser.add_argument("--self-test", action="store_true", help="damage copies of the folders; each fault must be found")
     args = parser.parse_args()
     if bool(args.run) != bool(args.out) or (args.run and len(args.folders) != 1):
-        parser.error("--run and --out go together, with one folder")
-    faults = 0
-    for folder in args.folders:
+        parser.error("--run and --out belong together, with one folder")
+    if bool(args.jobs) == bool(args.folders):
+        parser.error("give folders or --jobs")
+    jobs = [(folder, args.run, args.out) for folder in args.folders]
+    if args.jobs:
+        with open(args.jobs, encoding="utf-8") as file:
+            jobs = [(job["artifact"], job["inputs"], job["outputs"]) for job in json.load(file)]
+    failed = False
+    for folder, inputs, outputs in jobs:
         try:
-            report = check(folder, args.run, args.out)
+            line = {"ok": True, **(self_test(folder) if args.self_test else check(folder, inputs, outputs))}
         except Exception as fault:  # The packages raise many kinds: each is a fault of the folder.
-            faults += 1
-            report = {"error": f"{type(fault).__name__}: {fault}"}
-        print(json.dumps({"folder": folder, **report}), flush=True)
-    sys.exit(1 if faults else 0)
+            failed = True
+            line = {"ok": False, "reason": f"{type(fault).__name__}: {fault}"}
+        print(json.dumps({"folder": folder, **line}), flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

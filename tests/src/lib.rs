@@ -126,7 +126,8 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// Peak signal-to-noise ratio of an image in [-1, 1] (clamped), in dB.
 pub fn psnr(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let square = |(f, e): (&f32, &f32)| (f64::from(f.clamp(-1.0, 1.0)) - f64::from(e.clamp(-1.0, 1.0))).powi(2);
+    let square =
+        |(f, e): (&f32, &f32)| (f64::from(f.clamp(-1.0, 1.0)) - f64::from(e.clamp(-1.0, 1.0))).powi(2);
     let mean = found.iter().zip(expected).map(square).sum::<f64>() / found.len() as f64;
     10.0 * (4.0 / mean).log10()
 }

@@ -27,7 +27,8 @@ fn root() -> &'static Path {
 
 /// Runs a command; fails with what it printed.
 fn call(command: &mut Command, what: &str) -> String {
-    let done = command.output().unwrap_or_else(|error| panic!("{what}: {command:?} cannot be started: {error}"));
+    let done =
+        command.output().unwrap_or_else(|error| panic!("{what}: {command:?} cannot be started: {error}"));
     let text = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{what} failed ({}):\n{text}", done.status);
     text
@@ -47,7 +48,10 @@ pub fn python() -> &'static Path {
         if std::fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
             let _ = std::fs::remove_file(&stamp);
             let _ = std::fs::remove_dir_all(&folder);
-            call(Command::new("python3").args(["-m", "venv"]).arg(&folder), "making the tests' Python environment");
+            call(
+                Command::new("python3").args(["-m", "venv"]).arg(&folder),
+                "making the tests' Python environment",
+            );
             call(
                 Command::new(folder.join("bin/python"))
                     .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])

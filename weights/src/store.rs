@@ -211,7 +211,8 @@ struct Index {
 }
 
 fn open_file(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| Error::io("open", path, &error))
+    File::open(path)
+        .map_err(|error| Error::io("open", path, &error).help("was the folder downloaded or exported whole?"))
 }
 
 fn file_length(file: &File, path: &Path) -> Result<u64> {

@@ -181,7 +181,7 @@ impl Config {
                     "a latent of {} x {} has {tokens} tokens on a side, expected a multiple of {unit} ({why})",
                     latent[0], latent[1]
                 ))
-                .help(format!("take a --size whose sides are multiples of {} latents", self.side_unit())));
+                .help(format!("sides that are multiples of {} latents fit", self.side_unit())));
             }
         }
         Ok(latent.map(|side| side / self.patch_size))

@@ -1,0 +1,207 @@
+//! Recipes, run whole and streamed, against a plain rendering of them.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, serialize};
+use snapc_ir::{Class, DType, Dim, Source, Transform, Weight};
+use snapc_weights::{Region, Store};
+use tempfile::TempDir;
+
+/// Numbers that f16 and bf16 hold exactly.
+fn number(index: usize) -> f32 {
+    (index % 251) as f32 - 125.0
+}
+
+/// A file with the tensor `x` of that type and shape.
+fn file(dtype: DType, shape: &[usize]) -> (TempDir, PathBuf) {
+    let count: usize = shape.iter().product();
+    let bytes: Vec<u8> = match dtype {
+        DType::F32 => (0..count).flat_map(|i| number(i).to_le_bytes()).collect(),
+        DType::F16 => (0..count).flat_map(|i| f16::from_f32(number(i)).to_le_bytes()).collect(),
+        DType::BF16 => (0..count).flat_map(|i| bf16::from_f32(number(i)).to_le_bytes()).collect(),
+        DType::I32 => (0..count).flat_map(|i| (number(i) as i32).to_le_bytes()).collect(),
+    };
+    let stored = match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I32 => Dtype::I32,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let view = TensorView::new(stored, shape.to_vec(), &bytes).unwrap();
+    std::fs::write(&path, serialize([("x", view)], None).unwrap()).unwrap();
+    (folder, path)
+}
+
+/// What a recipe means, number by number.
+fn plain(shape: &[usize], transforms: &[Transform]) -> Vec<f32> {
+    let mut shape = shape.to_vec();
+    let mut values: Vec<f32> = (0..shape.iter().product()).map(number).collect();
+    for transform in transforms {
+        let after = transform.apply(&shape).unwrap();
+        let strides = |shape: &[usize]| -> Vec<usize> {
+            (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
+        };
+        let (old, new) = (strides(&shape), strides(&after));
+        if !matches!(transform, Transform::Reshape(_)) {
+            values = (0..after.iter().product::<usize>())
+                .map(|index| {
+                    let place: Vec<usize> = (0..after.len()).map(|axis| index / new[axis] % after[axis]).collect();
+                    let mut source = vec![0; shape.len()];
+                    match transform {
+                        Transform::Take { axis, chunks, keep } => {
+                            source.clone_from(&place);
+                            source[*axis] = place[*axis] / keep * (shape[*axis] / chunks) + place[*axis] % keep;
+                        }
+                        Transform::Transpose(perm) => {
+                            perm.iter().zip(&place).for_each(|(&axis, &at)| source[axis] = at);
+                        }
+                        Transform::Reshape(_) => {}
+                    }
+                    values[source.iter().zip(&old).map(|(at, stride)| at * stride).sum::<usize>()]
+                })
+                .collect();
+        }
+        shape = after;
+    }
+    values
+}
+
+fn recipe(dtype: DType, shape: &[usize], transforms: &[Transform], value: DType) -> Weight {
+    let after = transforms.iter().fold(shape.to_vec(), |shape, change| change.apply(&shape).unwrap());
+    Weight {
+        name: "w".to_string(),
+        source: Source::Tensor { name: "x".to_string(), dtype, shape: shape.to_vec() },
+        transforms: transforms.to_vec(),
+        dims: after.into_iter().map(Dim::fixed).collect(),
+        dtype: value,
+    }
+}
+
+fn bytes_of(store: &Store, weight: &Weight) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    store
+        .stream(weight, &mut |block| {
+            bytes.extend_from_slice(block);
+            Ok(())
+        })
+        .unwrap();
+    bytes
+}
+
+#[test]
+fn recipes_mean_what_they_say() {
+    let take = |axis, chunks, keep| Transform::Take { axis, chunks, keep };
+    let cases: Vec<(Vec<usize>, Vec<Transform>)> = vec![
+        (vec![6, 8], vec![]),
+        (vec![6, 8], vec![take(0, 1, 4)]),
+        (vec![6, 8], vec![take(1, 1, 3)]),
+        (vec![6, 8], vec![take(0, 1, 5), take(1, 1, 3)]),
+        (vec![12, 8], vec![take(0, 3, 2), take(1, 2, 3)]),
+        (vec![24], vec![take(0, 6, 3)]),
+        (vec![24], vec![take(0, 6, 3), take(0, 3, 5)]),
+        (vec![4, 6, 2, 3], vec![take(1, 1, 4)]),
+        (vec![4, 6, 4, 3], vec![take(1, 2, 1), take(2, 2, 1), take(3, 1, 2)]),
+        (vec![6, 8], vec![Transform::Reshape(vec![48]), take(0, 6, 5)]),
+        (vec![6, 8], vec![take(1, 1, 4), Transform::Reshape(vec![3, 8])]),
+        (vec![4, 6, 2, 3], vec![take(0, 1, 3), Transform::Transpose(vec![2, 3, 0, 1])]),
+        (vec![3, 4], vec![Transform::Transpose(vec![1, 0]), take(0, 2, 1), Transform::Reshape(vec![6])]),
+        // More than one block of a file is read.
+        (vec![3000, 300], vec![take(0, 3, 700), take(1, 1, 200)]),
+        (vec![2, 700_000], vec![take(1, 1, 600_000)]),
+    ];
+    for stored in [DType::F32, DType::F16, DType::BF16] {
+        for (shape, transforms) in &cases {
+            let (_folder, path) = file(stored, shape);
+            let store = Store::open(&[path]).unwrap();
+            let expected = plain(shape, transforms);
+            for value in [DType::F32, DType::F16] {
+                let weight = recipe(stored, shape, transforms, value);
+                let tensor = store.read(&weight).unwrap();
+                assert_eq!(tensor.ty, weight.ty());
+                assert!(tensor.values() == expected, "{stored} {shape:?} {transforms:?}");
+                let encoded: Vec<u8> = match value {
+                    DType::F16 => expected.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+                    _ => expected.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                };
+                assert!(bytes_of(&store, &weight) == encoded, "{stored} {shape:?} {transforms:?} as {value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_are_cut_but_not_changed() {
+    let (_folder, path) = file(DType::I32, &[6, 4]);
+    let store = Store::open(&[path]).unwrap();
+    let weight = recipe(DType::I32, &[6, 4], &[Transform::Take { axis: 1, chunks: 1, keep: 2 }], DType::I32);
+    let expected: Vec<i32> =
+        (0..6).flat_map(|row| [number(row * 4) as i32, number(row * 4 + 1) as i32]).collect();
+    assert_eq!(store.read(&weight).unwrap().integers(), expected);
+    assert_eq!(bytes_of(&store, &weight), expected.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>());
+    let mut as_float = weight;
+    as_float.dtype = DType::F32;
+    assert!(store.read(&as_float).is_err());
+}
+
+#[test]
+fn what_f16_cannot_hold_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let bytes: Vec<u8> = [1.0f32, -70000.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![2], &bytes).unwrap();
+    std::fs::write(&path, serialize([("x", view)], None).unwrap()).unwrap();
+    let store = Store::open(&[path]).unwrap();
+    let error = store.stream(&recipe(DType::F32, &[2], &[], DType::F16), &mut |_| Ok(())).unwrap_err();
+    assert_eq!(error.class(), Class::Limit);
+    assert!(error.to_string().contains("-7e4") && error.to_string().contains("tensor w"), "{error}");
+}
+
+#[test]
+fn a_store_answers_for_what_is_there() {
+    let (_folder, path) = file(DType::F16, &[2, 3]);
+    let store = Store::open(std::slice::from_ref(&path)).unwrap();
+    assert_eq!(store.names().collect::<Vec<_>>(), ["x"]);
+    let mut missing = recipe(DType::F16, &[2, 3], &[], DType::F32);
+    missing.source = Source::Tensor { name: "y".to_string(), dtype: DType::F16, shape: vec![2, 3] };
+    assert!(store.read(&missing).unwrap_err().to_string().contains("missing"));
+    let other = recipe(DType::F16, &[3, 2], &[], DType::F32);
+    assert!(store.read(&other).unwrap_err().to_string().contains("x is f16[2, 3], expected f16[3, 2]"));
+    let twice = Store::open(&[path.clone(), path.clone()]).unwrap_err();
+    assert!(twice.to_string().contains("more than one shard"), "{twice}");
+    let region = |offset| Region { name: "r".to_string(), file: 0, offset, dtype: DType::F32, shape: vec![2] };
+    let length = std::fs::metadata(&path).unwrap().len();
+    assert!(Store::from_regions(&path, vec![region(length - 8)]).is_ok());
+    assert!(Store::from_regions(&path, vec![region(length - 7)]).is_err());
+    assert!(Store::from_regions(&path, vec![region(u64::MAX - 3)]).is_err());
+}
+
+/// A sharded checkpoint whose index is damaged in one way after another.
+#[test]
+fn an_index_that_lies_is_named() {
+    let source = snapc_tests::fixture("reference/snapgen/sharded_bf16");
+    let name = "diffusion_pytorch_model.safetensors";
+    assert!(Store::open_checkpoint(&source, name).is_ok());
+    let damage = |change: &dyn Fn(&Path, &mut serde_json::Value)| {
+        let folder = tempfile::tempdir().unwrap();
+        snapc_tests::copy_folder(&source, folder.path());
+        let index = folder.path().join(format!("{name}.index.json"));
+        let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&index).unwrap()).unwrap();
+        change(folder.path(), &mut json);
+        std::fs::write(&index, json.to_string()).unwrap();
+        Store::open_checkpoint(folder.path(), name).unwrap_err().to_string()
+    };
+    let shard = "diffusion_pytorch_model-00002-of-00002.safetensors";
+    assert!(damage(&|folder, _| std::fs::remove_file(folder.join(shard)).unwrap()).contains(shard));
+    assert!(damage(&|_, json| json["weight_map"]["out_mod"] = "../out.safetensors".into()).contains("no file beside it"));
+    assert!(damage(&|_, json| json["weight_map"]["extra"] = shard.into()).contains("extra is in"));
+    let removed = damage(&|_, json| {
+        json["weight_map"].as_object_mut().unwrap().remove("out_mod");
+    });
+    assert!(removed.contains("out_mod, which the index does not name"), "{removed}");
+    assert!(damage(&|_, json| json["weight_map"] = 3.into()).contains("not what a sharded checkpoint has"));
+}
