@@ -547,15 +547,22 @@ def self_test(package):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("packages", nargs="+", metavar="PACKAGE")
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE")
+    parser.add_argument("--jobs", metavar="JSON", help="a list of {artifact, inputs, outputs}: check each and evaluate it")
     parser.add_argument("--run", metavar="INPUTS", help="a safetensors file of inputs to evaluate the package on")
     parser.add_argument("--out", metavar="OUTPUTS", help="where the outputs go")
     parser.add_argument("--self-test", action="store_true", help="damage copies of the packages; each fault must be found")
     arguments = parser.parse_args()
     if bool(arguments.run) != bool(arguments.out) or (arguments.run and len(arguments.packages) != 1):
         parser.error("--run and --out belong together, with one package")
+    jobs = [(package, arguments.run, arguments.out) for package in arguments.packages]
+    if arguments.jobs:
+        with open(arguments.jobs, encoding="utf-8") as file:
+            jobs += [(job["artifact"], job["inputs"], job["outputs"]) for job in json.load(file)]
+    if not jobs:
+        parser.error("no package is named")
     failed = False
-    for package in arguments.packages:
+    for package, inputs, outputs in jobs:
         line = {"package": package, "ok": True}
         try:
             if arguments.self_test:
@@ -563,8 +570,8 @@ def main():
             else:
                 program, facts = check(package)
                 line.update(facts)
-                if arguments.run:
-                    run(program, arguments.run, arguments.out)
+                if inputs:
+                    run(program, inputs, outputs)
         except Exception as error:  # a damaged package can break anything on the way
             reason = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
             line = {"package": package, "ok": False, "reason": reason}
