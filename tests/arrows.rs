@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The direct arrows of ARCHITECTURE.md; a crate reaches what they reach.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("ir", &[]),
     ("weights", &["ir"]),
     ("frontends", &["weights"]),
@@ -14,7 +14,8 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("interp", &["weights"]),
     ("backends/shared", &["weights"]),
     ("backends/coreml", &["backends/shared"]),
-    ("driver", &["frontends", "interp", "passes", "backends/coreml"]),
+    ("backends/onnx", &["backends/shared"]),
+    ("driver", &["frontends", "interp", "passes", "backends/coreml", "backends/onnx"]),
     ("cli", &["driver"]),
     ("tests", &["cli"]),
 ];

@@ -9,7 +9,9 @@ use snapc_driver::{Bake, CompileOptions, MinOs, Part, Precision, Silent, Target,
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_passes::{Standard, run, standard};
-use snapc_tests::{assert_close, entry, files, fixture, psnr, relative_error, runtimes, tensor_file, tensors};
+use snapc_tests::{
+    assert_close, entry, files, fixture, psnr, relative_error, runtimes, tensor_file, tensors,
+};
 use snapc_weights::{Store, Tensor};
 
 const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
@@ -35,17 +37,30 @@ fn artifact(output: &Path, target: Target, subnet: &str, part: Part) -> PathBuf 
 }
 
 /// The legal graph of a part and where its weights are, as a compile has them.
-fn legal(target: Target, precision: Precision, min_os: MinOs, subnet: &str, part: Part) -> (LegalGraph, Store) {
+fn legal(
+    target: Target,
+    precision: Precision,
+    min_os: MinOs,
+    subnet: &str,
+    part: Part,
+) -> (LegalGraph, Store) {
     let pipeline = Pipeline::open(&fixture("shapes")).unwrap();
     let imported = pipeline.import(part, 1, [16, 16]).unwrap();
     let widths = (pipeline.width(), pipeline.subnet(subnet).unwrap());
-    let passes = standard(&Standard { widths, precision, weights_only: target.weights_only() }, imported.graph.stage());
+    let passes = standard(
+        &Standard { widths, precision, weights_only: target.weights_only() },
+        imported.graph.stage(),
+    );
     let graph = run(&imported.graph, &passes, None).unwrap();
     (legalize(&graph, target.backend(min_os).as_ref()).unwrap(), imported.store)
 }
 
 /// The inputs of a part at the first step of the first golden prompt, and what comes out.
-fn golden_case(golden: &BTreeMap<String, Tensor>, subnet: &str, part: Part) -> (Vec<(&'static str, Tensor)>, &'static str, Tensor) {
+fn golden_case(
+    golden: &BTreeMap<String, Tensor>,
+    subnet: &str,
+    part: Part,
+) -> (Vec<(&'static str, Tensor)>, &'static str, Tensor) {
     let get = |name: &str| entry(&golden[name], 0);
     match part {
         Part::TextEncoder => (vec![("input_ids", get("ids"))], "text", get("text")),
@@ -83,7 +98,8 @@ fn read_back() {
                     let (legal, store) = legal(target, precision, MinOs::default(), subnet, part);
                     let before = Interpreter::new(&legal, &store).run(&borrowed(&inputs)).unwrap().remove(0);
                     let backend = target.backend(MinOs::default());
-                    let (read, weights) = backend.read(&artifact(folder.path(), target, subnet, part)).unwrap();
+                    let (read, weights) =
+                        backend.read(&artifact(folder.path(), target, subnet, part)).unwrap();
                     assert_eq!(read.outputs()[0].name, output);
                     let after = Interpreter::new(&read, &weights).run(&borrowed(&inputs)).unwrap().remove(0);
                     assert_close(&what, &after, &before, 1e-6);
@@ -113,8 +129,10 @@ fn pictures_in_f16() {
             let (text_encoder, transformer, decoder) =
                 (read(Part::TextEncoder), read(Part::Transformer), read(Part::VaeDecoder));
             let ids = entry(&golden["ids"], 0);
-            let text =
-                Interpreter::new(&text_encoder.0, &text_encoder.1).run(&[("input_ids", &ids)]).unwrap().remove(0);
+            let text = Interpreter::new(&text_encoder.0, &text_encoder.1)
+                .run(&[("input_ids", &ids)])
+                .unwrap()
+                .remove(0);
             let mask = entry(&golden["text_mask"], 0);
             let interpreter = Interpreter::new(&transformer.0, &transformer.1);
             let sampling = Sampling { schedule: &schedule, noise: entry(&golden["noise"], 0) };
@@ -122,13 +140,15 @@ fn pictures_in_f16() {
                 sampling,
                 &mut |latent, timestep, _| {
                     let timestep = Tensor::f32([1], vec![timestep]);
-                    let inputs = [("latent", latent), ("timestep", &timestep), ("text", &text), ("text_mask", &mask)];
+                    let inputs =
+                        [("latent", latent), ("timestep", &timestep), ("text", &text), ("text_mask", &mask)];
                     Ok(interpreter.run(&inputs)?.remove(0))
                 },
                 &mut |_| panic!("Euler's rule draws no noise"),
             )
             .unwrap();
-            let image = Interpreter::new(&decoder.0, &decoder.1).run(&[("latent", &latents[3])]).unwrap().remove(0);
+            let image =
+                Interpreter::new(&decoder.0, &decoder.1).run(&[("latent", &latents[3])]).unwrap().remove(0);
             let found = psnr(image.values(), entry(&golden[&format!("{subnet}.image")], 0).values());
             assert!(found >= 40.0, "{} {subnet}: {found:.1} dB", target.name());
         }

@@ -50,12 +50,14 @@ fn plain(shape: &[usize], transforms: &[Transform]) -> Vec<f32> {
         if !matches!(transform, Transform::Reshape(_)) {
             values = (0..after.iter().product::<usize>())
                 .map(|index| {
-                    let place: Vec<usize> = (0..after.len()).map(|axis| index / new[axis] % after[axis]).collect();
+                    let place: Vec<usize> =
+                        (0..after.len()).map(|axis| index / new[axis] % after[axis]).collect();
                     let mut source = vec![0; shape.len()];
                     match transform {
                         Transform::Take { axis, chunks, keep } => {
                             source.clone_from(&place);
-                            source[*axis] = place[*axis] / keep * (shape[*axis] / chunks) + place[*axis] % keep;
+                            source[*axis] =
+                                place[*axis] / keep * (shape[*axis] / chunks) + place[*axis] % keep;
                         }
                         Transform::Transpose(perm) => {
                             perm.iter().zip(&place).for_each(|(&axis, &at)| source[axis] = at);
@@ -173,7 +175,8 @@ fn a_store_answers_for_what_is_there() {
     assert!(store.read(&other).unwrap_err().to_string().contains("x is f16[2, 3], expected f16[3, 2]"));
     let twice = Store::open(&[path.clone(), path.clone()]).unwrap_err();
     assert!(twice.to_string().contains("more than one shard"), "{twice}");
-    let region = |offset| Region { name: "r".to_string(), file: 0, offset, dtype: DType::F32, shape: vec![2] };
+    let region =
+        |offset| Region { name: "r".to_string(), file: 0, offset, dtype: DType::F32, shape: vec![2] };
     let length = std::fs::metadata(&path).unwrap().len();
     assert!(Store::from_regions(&path, vec![region(length - 8)]).is_ok());
     assert!(Store::from_regions(&path, vec![region(length - 7)]).is_err());
@@ -190,14 +193,18 @@ fn an_index_that_lies_is_named() {
         let folder = tempfile::tempdir().unwrap();
         snapc_tests::copy_folder(&source, folder.path());
         let index = folder.path().join(format!("{name}.index.json"));
-        let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&index).unwrap()).unwrap();
+        let mut json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&index).unwrap()).unwrap();
         change(folder.path(), &mut json);
         std::fs::write(&index, json.to_string()).unwrap();
         Store::open_checkpoint(folder.path(), name).unwrap_err().to_string()
     };
     let shard = "diffusion_pytorch_model-00002-of-00002.safetensors";
     assert!(damage(&|folder, _| std::fs::remove_file(folder.join(shard)).unwrap()).contains(shard));
-    assert!(damage(&|_, json| json["weight_map"]["out_mod"] = "../out.safetensors".into()).contains("no file beside it"));
+    assert!(
+        damage(&|_, json| json["weight_map"]["out_mod"] = "../out.safetensors".into())
+            .contains("no file beside it")
+    );
     assert!(damage(&|_, json| json["weight_map"]["extra"] = shard.into()).contains("extra is in"));
     let removed = damage(&|_, json| {
         json["weight_map"].as_object_mut().unwrap().remove("out_mod");

@@ -107,12 +107,13 @@ pub struct Network {
 #[command(after_help = "\
 Examples:
   snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
+  snapc run dist/coreml/small --prompt \"two purple squares\" -o compiled.png
   snapc run --prompt \"two purple squares\" --subnet full --save-latents latents.safetensors -o out.png
 
 A seed gives the noise of torch.randn on the CPU with that manual_seed, in float32.")]
 #[allow(missing_docs)]
 pub struct RunArgs {
-    /// The pipeline folder (with model_index.json)
+    /// The pipeline folder (with model_index.json), or a folder that `compile` wrote
     pub pipeline: Option<PathBuf>,
     /// What the picture shows
     #[arg(long, short)]

@@ -127,13 +127,13 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
 }
 
 fn run_generate(args: RunArgs, json: bool) -> Result<()> {
-    let project = project()?;
-    let width = network(args.network, &project).ok_or_else(|| {
-        Error::usage("which subnet? no --subnet and no --width is given")
-            .help("`snapc inspect` lists the pipeline's subnets; snapc.toml can name one")
-    })?;
+    let (project, nothing) = (project()?, Project::default());
+    let pipeline = pipeline(args.pipeline, &project)?;
+    // A compiled folder fixes its subnet: the project's is for pipelines.
+    let compiled = pipeline.join("manifest.json").is_file();
+    let width = network(args.network, if compiled { &nothing } else { &project });
     let options = GenerateOptions {
-        pipeline: pipeline(args.pipeline, &project)?,
+        pipeline,
         prompt: args.prompt,
         negative_prompt: args.negative_prompt,
         width,

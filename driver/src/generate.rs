@@ -1,29 +1,27 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use snapc_frontends::tokenizer::Tokenizer;
-use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_interp::{Interpreter, Sampling, TorchGenerator, sample};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{DType, Dim, Error, Place, Result, Weight};
-use snapc_passes::{Pass, Slice};
 use snapc_weights::{Store, Tensor};
 
 use crate::Report;
 use crate::options::Width;
 use crate::output::{check_parent, write_file};
+use crate::parts::{Network, Parts};
 
 /// What `run` is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// The pipeline folder.
+    /// The pipeline folder, or a folder that `compile` wrote.
     pub pipeline: PathBuf,
     /// What the picture shows.
     pub prompt: String,
     /// What it shall not show; only with guidance.
     pub negative_prompt: Option<String>,
-    /// The network.
-    pub width: Width,
+    /// The network; a compiled folder fixes it.
+    pub width: Option<Width>,
     /// Steps; none means the pipeline's own number.
     pub steps: Option<usize>,
     /// How strongly the prompt pulls: `v = v_negative + guidance * (v - v_negative)`. None runs without.
@@ -59,41 +57,34 @@ pub struct Generated {
 /// What any part finds; contradictions of options; a noise file with other tensors.
 pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Generated> {
     options.save_latents.iter().chain([&options.output]).try_for_each(|path| check_parent(path))?;
-    let pipeline = Pipeline::open(&options.pipeline)?;
-    let latent = pipeline.latent_size(options.size)?;
-    let schedule = pipeline.schedule(options.steps, latent)?;
-    let width = options.width.resolve(&pipeline)?;
-    let guidance = check_guidance(options, &schedule)?;
-    let shape = vec![1, pipeline.latent_channels(), latent[0], latent[1]];
-    let mut noise = Noise::open(options, &shape, &schedule)?;
+    let parts = Parts::open(options)?;
+    let guidance = check_guidance(options, &parts.schedule)?;
+    let mut noise = Noise::open(options, &parts.latent_shape, &parts.schedule)?;
 
-    let steps = schedule.sigmas.len() - 1;
     report.begin("text", 1);
-    let (text, cut) = encode_text(&pipeline, &options.prompt, latent)?;
+    let (text, cut) = encode_text(&parts, &options.prompt)?;
     if let Some(cut) = &cut {
-        let tokens = pipeline.text_tokens();
+        let tokens = parts.tokens;
         report
             .warn(&format!("the prompt is longer than {tokens} tokens; this end of it was cut off: {cut:?}"));
     }
     let negative = match guidance {
-        Some(_) => Some(encode_text(&pipeline, options.negative_prompt.as_deref().unwrap_or(""), latent)?.0),
+        Some(_) => Some(encode_text(&parts, options.negative_prompt.as_deref().unwrap_or(""))?.0),
         None => None,
     };
     report.advance(1);
 
-    report.begin("steps", steps as u64);
-    let transformer = pipeline.import(Part::Transformer, 1, latent)?;
-    let graph = Slice { from: pipeline.width(), to: width }.run(&transformer.graph)?;
-    let interpreter = Interpreter::new(&graph, &transformer.store);
+    report.begin("steps", parts.schedule.sigmas.len() as u64 - 1);
+    let interpreter = Interpreter::new(&parts.transformer.graph, &parts.transformer.store);
     let velocity = |latent: &Tensor, timestep: f32, text: &Text| -> Result<Tensor> {
         let timestep = Tensor::f32([1], vec![timestep]);
         let inputs =
             [("latent", latent), ("timestep", &timestep), ("text", &text.hidden), ("text_mask", &text.mask)];
-        Ok(interpreter.run(&inputs)?.remove(0))
+        first(interpreter.run(&inputs)?)
     };
     let start = noise.start()?;
     let latents = sample(
-        Sampling { schedule: &schedule, noise: start },
+        Sampling { schedule: &parts.schedule, noise: start },
         &mut |latent, timestep, _| {
             let mut v = velocity(latent, timestep, &text)?;
             if let (Some(guidance), Some(negative)) = (guidance, &negative) {
@@ -106,14 +97,14 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
     )?;
 
     report.begin("picture", 1);
-    let last = latents.last().ok_or_else(|| Error::bug("a schedule without steps"))?;
-    let image = run_part(&pipeline.import(Part::VaeDecoder, 1, latent)?, &[("latent", last)])?;
+    let last = latents.last().ok_or_else(|| Error::input("the schedule has no steps"))?;
+    let image = run_part(&parts.vae_decoder, &[("latent", last)])?;
     if let Some(value) = image.values().iter().find(|value| !value.is_finite()) {
-        return Err(Error::input(format!(
-            "the picture has the value {value}: a weight or the noise is not finite"
-        )));
+        return Err(Error::input(format!("the picture has the value {value}")).help(
+            "a weight or the noise is not finite, or f16 overflows: `--precision f32` tells them apart",
+        ));
     }
-    write_png(options, &image)?;
+    let size = write_png(options, &image)?;
     if let Some(path) = &options.save_latents {
         let named = latents.iter().enumerate().map(|(step, latent)| (format!("latent{}", step + 1), latent));
         let mut tensors: BTreeMap<String, &Tensor> = named.collect();
@@ -122,7 +113,7 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
         save(path, &tensors)?;
     }
     report.advance(1);
-    let size = [image.ty.shape[2], image.ty.shape[3]];
+    let Parts { schedule, width, .. } = parts;
     Ok(Generated { size, width, schedule, cut })
 }
 
@@ -131,16 +122,19 @@ struct Text {
     mask: Tensor,
 }
 
-fn encode_text(pipeline: &Pipeline, prompt: &str, latent: [usize; 2]) -> Result<(Text, Option<String>)> {
-    let tokens = pipeline.text_tokens();
-    let encoded = Tokenizer::open(pipeline.folder(), tokens)?.encode(prompt)?;
-    let ids = Tensor::i32([1, tokens], encoded.ids);
-    let hidden = run_part(&pipeline.import(Part::TextEncoder, 1, latent)?, &[("input_ids", &ids)])?;
-    Ok((Text { hidden, mask: Tensor::f32([1, tokens], encoded.mask) }, encoded.cut))
+fn encode_text(parts: &Parts, prompt: &str) -> Result<(Text, Option<String>)> {
+    let encoded = parts.tokenizer.encode(prompt)?;
+    let ids = Tensor::i32([1, parts.tokens], encoded.ids);
+    let hidden = run_part(&parts.text_encoder, &[("input_ids", &ids)])?;
+    Ok((Text { hidden, mask: Tensor::f32([1, parts.tokens], encoded.mask) }, encoded.cut))
 }
 
-fn run_part(part: &Imported, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
-    Ok(Interpreter::new(&part.graph, &part.store).run(inputs)?.remove(0))
+fn run_part(part: &Network, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
+    first(Interpreter::new(&part.graph, &part.store).run(inputs)?)
+}
+
+fn first(outputs: Vec<Tensor>) -> Result<Tensor> {
+    outputs.into_iter().next().ok_or_else(|| Error::bug("a graph without outputs"))
 }
 
 fn guide(negative: &Tensor, positive: &Tensor, guidance: f32) -> Tensor {
@@ -226,8 +220,10 @@ fn read(store: &Store, name: &str) -> Result<Tensor> {
 }
 
 /// `image [1, 3, H, W]`: clamped to [-1, 1], `(v + 1) * 127.5`, rounded as NumPy does.
-fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<()> {
-    let (rows, cols) = (image.ty.shape[2], image.ty.shape[3]);
+fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<[usize; 2]> {
+    let [1, 3, rows, cols] = image.ty.shape[..] else {
+        return Err(Error::input(format!("the decoder gives {}, expected f32[1, 3, H, W]", image.ty)));
+    };
     let places = rows * cols;
     let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round_ties_even() as u8;
     let pixels: Vec<u8> = (0..places)
@@ -242,7 +238,8 @@ fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<()> {
         .write_header()
         .and_then(|mut writer| writer.write_image_data(&pixels))
         .map_err(|error| Error::bug(format!("the picture cannot be encoded: {error}")))?;
-    write_file(&options.output, &bytes)
+    write_file(&options.output, &bytes)?;
+    Ok([rows, cols])
 }
 
 /// Writes f32 tensors as a safetensors file.

@@ -94,14 +94,13 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
         return inspect_safetensors(path);
     }
-    if path.extension().is_some_and(|extension| extension == "mlpackage") {
-        let target = Target::CoreMl;
+    if let Some(target) = Target::of_artifact(path) {
         let (graph, _) = target.backend(MinOs::default()).read(path)?;
         return Ok(Inspection::Package { target: target.name().to_string(), part: summary(&graph, None) });
     }
     let what = if path.exists() { "is nothing that snapc knows" } else { "does not exist" };
     Err(Error::input(format!("{} {what}", path.display()))
-        .help("name a pipeline folder (with model_index.json), a .safetensors file or an .mlpackage"))
+        .help("name a pipeline folder (with model_index.json), a .safetensors file or a written part (.mlpackage, a folder with model.onnx)"))
 }
 
 fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {

@@ -6,6 +6,7 @@ mod inspect;
 mod manifest;
 mod options;
 mod output;
+mod parts;
 mod project;
 mod show;
 mod targets;

@@ -1,23 +1,37 @@
+use std::path::Path;
 use std::str::FromStr;
 
 use snapc_backend::Backend;
 use snapc_coreml::{CoreMl, MinOs};
+use snapc_onnx::Onnx;
 
 /// A format that snapc writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// Core ML ML Programs, `.mlpackage`.
     CoreMl,
+    /// ONNX, opset 21: a folder a part with `model.onnx` and its external data.
+    Onnx,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 1] = [Target::CoreMl];
+    pub const ALL: [Target; 2] = [Target::CoreMl, Target::Onnx];
 
     /// The word of the option and the name of the output folder.
     pub fn name(self) -> &'static str {
         match self {
             Target::CoreMl => "coreml",
+            Target::Onnx => "onnx",
+        }
+    }
+
+    /// The target that an artifact at this path was written for, by the path alone.
+    pub fn of_artifact(path: &Path) -> Option<Target> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("mlpackage") => Some(Target::CoreMl),
+            _ if path.join("model.onnx").is_file() => Some(Target::Onnx),
+            _ => None,
         }
     }
 
@@ -25,6 +39,7 @@ impl Target {
     pub fn backend(self, min_os: MinOs) -> Box<dyn Backend> {
         match self {
             Target::CoreMl => Box::new(CoreMl { min_os }),
+            Target::Onnx => Box::new(Onnx),
         }
     }
 
@@ -32,6 +47,7 @@ impl Target {
     pub fn weights_only(self) -> bool {
         match self {
             Target::CoreMl => false,
+            Target::Onnx => true,
         }
     }
 }

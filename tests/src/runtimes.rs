@@ -68,6 +68,7 @@ pub fn python() -> &'static Path {
 pub fn run(target: Target, jobs: &[Job]) -> Vec<BTreeMap<String, Tensor>> {
     let script = match target {
         Target::CoreMl => "python/coreml_check.py",
+        Target::Onnx => "python/onnx_check.py",
     };
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("jobs.json");

@@ -1,0 +1,385 @@
+//! A legal graph as a model: one function a native op that is more than a name.
+
+use std::collections::BTreeMap;
+
+use snapc_backend::Part;
+use snapc_ir::ops::{Conv2d, GeluForm, Op, Slice};
+use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Port, Result, TensorType, ValueId, Weight};
+use snapc_weights::Store;
+
+use crate::layout::{Block, Layout};
+use crate::names::Names;
+use crate::schema::{
+    AttributeProto, Dimension, EXTERNAL, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    attribute_type, data_type,
+};
+use crate::{DATA_FILE, IR_VERSION, OPSET};
+
+/// The model file of a part. Reads the weights that stand in it, no others.
+///
+/// # Errors
+/// If such a weight cannot be read.
+pub fn model(part: &Part, layout: &Layout) -> Result<ModelProto> {
+    Ok(ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "snapc".to_string(),
+        producer_version: env!("CARGO_PKG_VERSION").to_string(),
+        graph: Some(graph(part.graph, part.store, layout)?),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: OPSET }],
+        metadata_props: part.facts.iter().map(|(key, value)| entry(key, value.clone())).collect(),
+    })
+}
+
+fn graph(graph: &Graph, store: &Store, layout: &Layout) -> Result<GraphProto> {
+    let mut emitter = Emitter::new(graph);
+    for (index, value) in graph.values().iter().enumerate() {
+        if let Def::Weight(id) = value.def {
+            let weight = graph.weight(id);
+            let name = emitter.weight(weight, layout.block(id.index()), store);
+            emitter.names[index] = name.at(|| Place::Tensor(weight.name.clone()))?;
+        }
+    }
+    for node in graph.nodes() {
+        emitter.node(node).at(|| Place::Node(node.scope.clone()))?;
+    }
+    emitter.outputs();
+    let info = |port: &Port| value_info(&port.name, graph.ty(port.value));
+    Ok(GraphProto {
+        node: emitter.nodes,
+        name: graph.name().to_string(),
+        initializer: emitter.initializers,
+        input: graph.inputs().iter().map(info).collect::<Result<_>>()?,
+        output: graph.outputs().iter().map(info).collect::<Result<_>>()?,
+    })
+}
+
+struct Emitter<'a> {
+    graph: &'a Graph,
+    /// The name of each value that is made so far.
+    names: Vec<String>,
+    /// For each result that is an output its name there; the first one, where it is several.
+    ports: BTreeMap<ValueId, &'a str>,
+    value_names: Names,
+    node_names: Names,
+    /// Names of the constants that are attributes in the IR and operands in ONNX, by type, sizes and bytes.
+    constants: BTreeMap<(i32, Vec<i64>, Vec<u8>), String>,
+    initializers: Vec<TensorProto>,
+    nodes: Vec<NodeProto>,
+}
+
+impl<'a> Emitter<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        let mut emitter = Emitter {
+            graph,
+            names: vec![String::new(); graph.values().len()],
+            ports: BTreeMap::new(),
+            value_names: Names::default(),
+            node_names: Names::default(),
+            constants: BTreeMap::new(),
+            initializers: Vec::new(),
+            nodes: Vec::new(),
+        };
+        // The names of inputs and outputs are part of the contract: all others give way to them.
+        for port in graph.inputs() {
+            emitter.names[port.value.index()] = emitter.value_names.unique(&port.name);
+        }
+        for port in graph.outputs() {
+            emitter.value_names.unique(&port.name);
+            if matches!(graph.value(port.value).def, Def::Result(..)) {
+                emitter.ports.entry(port.value).or_insert(&port.name);
+            }
+        }
+        emitter
+    }
+
+    fn weight(&mut self, weight: &Weight, block: Option<Block>, store: &Store) -> Result<String> {
+        let (name, ty) = (self.value_names.unique(&weight.name), weight.ty());
+        let (dims, data_type) = (sizes(&ty.shape)?, data_type_of(ty.dtype)?);
+        let mut tensor = TensorProto { dims, data_type, name: name.clone(), ..TensorProto::default() };
+        if let Some(block) = block {
+            tensor.data_location = Some(EXTERNAL);
+            tensor.external_data = vec![
+                entry("location", DATA_FILE.to_string()),
+                entry("offset", block.offset.to_string()),
+                entry("length", block.bytes.to_string()),
+            ];
+        } else {
+            let mut raw = Vec::with_capacity(ty.bytes());
+            store.stream(weight, &mut |bytes| {
+                raw.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            tensor.raw_data = Some(raw);
+        }
+        self.initializers.push(tensor);
+        Ok(name)
+    }
+
+    fn constant(&mut self, text: &str, data_type: i32, dims: Vec<i64>, raw: Vec<u8>) -> String {
+        let key = (data_type, dims, raw);
+        if let Some(name) = self.constants.get(&key) {
+            return name.clone();
+        }
+        let name = self.value_names.unique(text);
+        let (_, dims, raw) = key.clone();
+        let tensor =
+            TensorProto { dims, data_type, name: name.clone(), raw_data: Some(raw), ..Default::default() };
+        self.initializers.push(tensor);
+        self.constants.insert(key, name.clone());
+        name
+    }
+
+    /// A list of integers as an operand.
+    fn integers(&mut self, kind: &str, values: &[usize]) -> Result<String> {
+        let values = sizes(values)?;
+        let text = values.iter().fold(kind.to_string(), |text, value| format!("{text}.{value}"));
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(self.constant(&text, data_type::INT64, vec![values.len() as i64], raw))
+    }
+
+    /// A scalar as an operand.
+    fn number(&mut self, value: f32) -> String {
+        self.constant(&format!("number.{value}"), data_type::FLOAT, vec![], value.to_le_bytes().to_vec())
+    }
+
+    fn operand(&self, node: &Node, number: usize) -> String {
+        node.operands.get(number).map(|id| self.names[id.index()].clone()).unwrap_or_default()
+    }
+
+    fn operands(&self, node: &Node) -> Vec<String> {
+        (0..node.operands.len()).map(|number| self.operand(node, number)).collect()
+    }
+
+    fn node_name(&mut self, node: &Node, kind: &str) -> String {
+        let separator = if node.scope.is_empty() { "" } else { "/" };
+        self.node_names.unique(&format!("{}{separator}{kind}", node.scope))
+    }
+
+    fn push(&mut self, name: String, kind: &str, input: Vec<String>, output: Vec<String>) -> &mut NodeProto {
+        let index = self.nodes.len();
+        self.nodes.push(NodeProto { name, op_type: kind.to_string(), input, output, ..NodeProto::default() });
+        &mut self.nodes[index]
+    }
+
+    /// Adds the node that makes the results of `node`.
+    fn last(&mut self, node: &Node, kind: &str, input: Vec<String>) -> &mut NodeProto {
+        let name = self.node_name(node, kind);
+        let mut output = Vec::with_capacity(node.results.len());
+        for (number, id) in node.results.iter().enumerate() {
+            let result = match self.ports.get(id) {
+                Some(port) => (*port).to_string(),
+                None if node.results.len() == 1 => self.value_names.unique(&name),
+                None => self.value_names.unique(&format!("{name}.{number}")),
+            };
+            self.names[id.index()].clone_from(&result);
+            output.push(result);
+        }
+        self.push(name, kind, input, output)
+    }
+
+    /// Adds a node of a group of which only the last one's result is seen; gives its result.
+    fn inner(&mut self, node: &Node, kind: &str, input: &[&str]) -> String {
+        let name = self.node_name(node, kind);
+        let result = self.value_names.unique(&name);
+        let input = input.iter().map(|&name| name.to_string()).collect();
+        self.push(name, kind, input, vec![result.clone()]);
+        result
+    }
+
+    fn node(&mut self, node: &Node) -> Result<()> {
+        if let Some(kind) = same_everywhere(&node.op) {
+            let operands = self.operands(node);
+            self.last(node, kind, operands);
+            return Ok(());
+        }
+        let operands = self.operands(node);
+        match &node.op {
+            Op::Conv2d(op) => return self.convolution(node, op),
+            Op::Embedding(_) => {
+                let input = vec![self.operand(node, 1), self.operand(node, 0)];
+                self.last(node, "Gather", input).attribute.push(int("axis", 0));
+            }
+            Op::RmsNorm(op) => self.rms_norm(node, op.eps)?,
+            Op::LayerNorm(op) => {
+                let added = self.last(node, "LayerNormalization", operands);
+                added.attribute.extend([int("axis", -1), float("epsilon", op.eps), int("stash_type", 1)]);
+            }
+            Op::GroupNorm(op) => {
+                self.last(node, "InstanceNormalization", operands).attribute.push(float("epsilon", op.eps));
+            }
+            Op::Gelu(op) => {
+                let form = if op.form == GeluForm::Tanh { "tanh" } else { "none" };
+                self.last(node, "Gelu", operands).attribute.push(string("approximate", form));
+            }
+            Op::Softmax(_) => self.last(node, "Softmax", operands).attribute.push(int("axis", -1)),
+            Op::Split(op) => {
+                let attributes = [int_of("axis", op.axis)?, int_of("num_outputs", op.parts)?];
+                self.last(node, "Split", operands).attribute.extend(attributes);
+            }
+            Op::Concat(op) => self.last(node, "Concat", operands).attribute.push(int_of("axis", op.axis)?),
+            Op::Transpose(op) => {
+                self.last(node, "Transpose", operands).attribute.push(ints("perm", sizes(&op.perm)?));
+            }
+            Op::Cast(op) => {
+                let to = int("to", i64::from(data_type_of(op.dtype)?));
+                self.last(node, "Cast", operands).attribute.push(to);
+            }
+            Op::ReduceMean(op) => {
+                let input = vec![self.operand(node, 0), self.integers("axes", &[op.axis])?];
+                self.last(node, "ReduceMean", input).attribute.push(int("keepdims", 1));
+            }
+            Op::Reshape(op) => {
+                let input = vec![self.operand(node, 0), self.integers("shape", &op.shape)?];
+                self.last(node, "Reshape", input);
+            }
+            Op::Slice(op) => self.slice(node, op)?,
+            Op::Rsqrt(_) => {
+                let root = self.inner(node, "Sqrt", &[&operands[0]]);
+                let input = vec![self.number(1.0), root];
+                self.last(node, "Div", input);
+            }
+            Op::UpsampleNearest(op) => self.upsample(node, op.factor)?,
+            other => return Err(Error::bug(format!("{} is not legal in ONNX", other.name()))),
+        }
+        Ok(())
+    }
+
+    fn convolution(&mut self, node: &Node, op: &Conv2d) -> Result<()> {
+        let types = self.graph.operand_types(node);
+        let groups = Conv2d::groups(types[0], types[1]);
+        let attributes = [
+            int_of("group", groups)?,
+            ints("kernel_shape", sizes(&types[1].shape[2..])?),
+            ints("pads", sizes(&[op.padding; 4])?),
+            ints("strides", sizes(&[op.stride; 2])?),
+        ];
+        let operands = self.operands(node);
+        self.last(node, "Conv", operands).attribute.extend(attributes);
+        Ok(())
+    }
+
+    /// ORT makes one node of exactly this: a power and not a product, a quotient and not a reciprocal, then a weight.
+    fn rms_norm(&mut self, node: &Node, eps: f32) -> Result<()> {
+        let (x, weight) = (self.operand(node, 0), self.operand(node, 1));
+        let last = self.graph.ty(node.operands[0]).rank().saturating_sub(1);
+        let (two, axes, eps) = (self.number(2.0), self.integers("axes", &[last])?, self.number(eps));
+        let square = self.inner(node, "Pow", &[&x, &two]);
+        let mean = self.inner(node, "ReduceMean", &[&square, &axes]);
+        if let Some(added) = self.nodes.last_mut() {
+            added.attribute.push(int("keepdims", 1));
+        }
+        let shifted = self.inner(node, "Add", &[&mean, &eps]);
+        let root = self.inner(node, "Sqrt", &[&shifted]);
+        let normed = self.inner(node, "Div", &[&x, &root]);
+        self.last(node, "Mul", vec![normed, weight]);
+        Ok(())
+    }
+
+    fn slice(&mut self, node: &Node, op: &Slice) -> Result<()> {
+        let input = vec![
+            self.operand(node, 0),
+            self.integers("starts", &[op.start])?,
+            self.integers("ends", &[op.start + op.size])?,
+            self.integers("axes", &[op.axis])?,
+        ];
+        self.last(node, "Slice", input);
+        Ok(())
+    }
+
+    /// Number `i` of the result is number `floor(i / factor)` of `x`.
+    fn upsample(&mut self, node: &Node, factor: usize) -> Result<()> {
+        // Far inside what f32 holds exactly.
+        if factor > 1 << 16 {
+            return Err(Error::limit(format!("{factor} is too large a factor")));
+        }
+        let raw = [1.0, 1.0, factor as f32, factor as f32].into_iter().flat_map(f32::to_le_bytes).collect();
+        let scales = self.constant(&format!("scales.{factor}"), data_type::FLOAT, vec![4], raw);
+        let input = vec![self.operand(node, 0), String::new(), scales];
+        self.last(node, "Resize", input).attribute.extend([
+            string("coordinate_transformation_mode", "asymmetric"),
+            string("mode", "nearest"),
+            string("nearest_mode", "floor"),
+        ]);
+        Ok(())
+    }
+
+    /// An output that is no result, or a second name of one, is copied: a value has one name.
+    fn outputs(&mut self) {
+        for port in self.graph.outputs() {
+            if self.ports.get(&port.value) != Some(&port.name.as_str()) {
+                let name = self.node_names.unique("Identity");
+                let source = self.names[port.value.index()].clone();
+                self.push(name, "Identity", vec![source], vec![port.name.clone()]);
+            }
+        }
+    }
+}
+
+/// The name of an op that has the same operands in ONNX and no attributes.
+fn same_everywhere(op: &Op) -> Option<&'static str> {
+    Some(match op {
+        Op::Add(_) => "Add",
+        Op::Sub(_) => "Sub",
+        Op::Mul(_) => "Mul",
+        Op::Matmul(_) => "MatMul",
+        Op::Tanh(_) => "Tanh",
+        Op::Sigmoid(_) => "Sigmoid",
+        Op::Relu(_) => "Relu",
+        Op::Sin(_) => "Sin",
+        Op::Cos(_) => "Cos",
+        _ => return None,
+    })
+}
+
+fn value_info(name: &str, ty: &TensorType) -> Result<ValueInfoProto> {
+    let dim = sizes(&ty.shape)?.into_iter().map(|size| Dimension { dim_value: Some(size) }).collect();
+    let tensor =
+        TensorTypeProto { elem_type: data_type_of(ty.dtype)?, shape: Some(TensorShapeProto { dim }) };
+    Ok(ValueInfoProto { name: name.to_string(), ty: Some(TypeProto { tensor_type: Some(tensor) }) })
+}
+
+fn data_type_of(dtype: DType) -> Result<i32> {
+    match dtype {
+        DType::F32 => Ok(data_type::FLOAT),
+        DType::F16 => Ok(data_type::FLOAT16),
+        DType::I32 => Ok(data_type::INT32),
+        DType::BF16 => Err(Error::bug("a value of type bf16")),
+    }
+}
+
+fn size(value: usize) -> Result<i64> {
+    i64::try_from(value).map_err(|_| Error::limit(format!("{value} is too large a number")))
+}
+
+fn sizes(values: &[usize]) -> Result<Vec<i64>> {
+    values.iter().map(|&value| size(value)).collect()
+}
+
+fn entry(key: &str, value: String) -> StringStringEntryProto {
+    StringStringEntryProto { key: key.to_string(), value }
+}
+
+fn attribute(name: &str, kind: i32) -> AttributeProto {
+    AttributeProto { name: name.to_string(), kind, ..AttributeProto::default() }
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { i: Some(value), ..attribute(name, attribute_type::INT) }
+}
+
+fn int_of(name: &str, value: usize) -> Result<AttributeProto> {
+    Ok(int(name, size(value)?))
+}
+
+fn ints(name: &str, values: Vec<i64>) -> AttributeProto {
+    AttributeProto { ints: values, ..attribute(name, attribute_type::INTS) }
+}
+
+fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { f: Some(value), ..attribute(name, attribute_type::FLOAT) }
+}
+
+fn string(name: &str, value: &str) -> AttributeProto {
+    AttributeProto { s: Some(value.as_bytes().to_vec()), ..attribute(name, attribute_type::STRING) }
+}

@@ -1,0 +1,78 @@
+//! Writes a part as ONNX: opset 21, IR version 10, ops of the standard domain alone, which ONNX Runtime takes from 1.20 on.
+//!
+//! A part is a folder: `model.onnx` holds the graph and small constants, `model.onnx_data` beside it all other weights
+//! (`docs/ExternalData.md` of onnx/onnx). A node is named `SCOPE/OP`, `SCOPE` being its path in the checkpoint.
+
+mod emit;
+mod layout;
+mod legal;
+mod names;
+mod read;
+mod schema;
+
+use std::path::Path;
+
+use prost::Message;
+use snapc_backend::{Backend, Native, Part};
+use snapc_ir::ops::Op;
+use snapc_ir::{Builder, Error, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_weights::Store;
+
+use crate::layout::Layout;
+use crate::legal::LONGEST_MESSAGE;
+
+/// The version of the standard ops that every file names.
+const OPSET: i64 = 21;
+/// The version of the file format that goes with that opset.
+const IR_VERSION: i64 = 10;
+/// The file of the graph.
+const MODEL_FILE: &str = "model.onnx";
+/// The file of the weights, named as other exporters name it.
+const DATA_FILE: &str = "model.onnx_data";
+
+/// The writer of ONNX folders.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Onnx;
+
+impl Backend for Onnx {
+    fn name(&self) -> &'static str {
+        "onnx"
+    }
+
+    fn native(&self, op: &Op, operands: &[&TensorType]) -> Native {
+        legal::native(op, operands)
+    }
+
+    fn rule(&self, builder: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
+        legal::rule(builder, node)
+    }
+
+    fn check(&self, graph: &Graph) -> Result<()> {
+        legal::check(graph)
+    }
+
+    fn artifact(&self, part: &str) -> String {
+        part.to_string()
+    }
+
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let layout = Layout::new(part.graph);
+        let model = emit::model(part, &layout)?;
+        let length = model.encoded_len() as u64;
+        if length > LONGEST_MESSAGE {
+            return Err(legal::too_long(length));
+        }
+        std::fs::create_dir(path).map_err(|error| Error::io("create", path, &error))?;
+        let file = path.join(MODEL_FILE);
+        std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
+        progress(layout::inline_bytes(part.graph));
+        if layout.bytes() > 0 {
+            layout.write(part.graph, part.store, &path.join(DATA_FILE), progress)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, path: &Path) -> Result<(Graph, Store)> {
+        read::read(path)
+    }
+}
