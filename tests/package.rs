@@ -104,7 +104,10 @@ fn read_back() {
                     let after = Interpreter::new(&read, &weights).run(&borrowed(&inputs)).unwrap().remove(0);
                     assert_close(&what, &after, &before, 1e-6);
                     let error = relative_error(after.values(), expected.values());
+                    // The fixture's transformer is stored in f16: f16 weights under f32 arithmetic lose nothing there.
+                    let lossless = target.weights_only() && part == Part::Transformer;
                     match precision {
+                        Precision::F16 if lossless => assert!(error <= 1e-4, "{what}: {error:e}"),
                         Precision::F32 => assert!(error <= 1e-4, "{what}: {error:e}"),
                         Precision::F16 => assert!((1e-5..=1e-2).contains(&error), "{what}: {error:e}"),
                     }
