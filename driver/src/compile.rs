@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
-use snapc_backend::{Backend, legalize};
+use std::sync::Mutex;
+
+use snapc_backend::{Backend, Explanation, legalize_explained};
 use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
@@ -19,6 +21,8 @@ pub struct Compiled {
     pub folder: PathBuf,
     /// What is in it.
     pub manifest: Manifest,
+    /// For each part, which ops the target has not, and why.
+    pub explanations: Vec<(String, Vec<Explanation>)>,
 }
 
 /// One target and one network of it, while its folder is made.
@@ -29,6 +33,7 @@ struct Job {
     backend: Box<dyn Backend>,
     staging: Staging,
     parts: Vec<PartEntry>,
+    explanations: Vec<(String, Vec<Explanation>)>,
 }
 
 /// Import, slice, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
@@ -44,10 +49,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let parts = if options.parts.is_empty() { Part::ALL.to_vec() } else { options.parts.clone() };
     for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
         let imported = pipeline.import(part, 1, latent)?;
-        for job in &mut jobs {
-            let entry = write_part(job, &imported, &schedule, report)?;
-            job.parts.push(entry);
-        }
+        write_jobs(&mut jobs, &imported, &schedule, report)?;
     }
     jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
 }
@@ -73,6 +75,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
                 backend: target.backend(options.min_os),
                 staging: Staging::begin(&folder)?,
                 parts: Vec::new(),
+                explanations: Vec::new(),
             });
         }
     }
@@ -83,24 +86,54 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-fn write_part(
-    job: &Job,
+/// Writes one part for every job, as many at once as there are processors: a writer holds little more than one block of a weight.
+fn write_jobs(
+    jobs: &mut [Job],
     imported: &Imported,
     schedule: &Schedule,
     report: &mut dyn Report,
-) -> Result<PartEntry> {
+) -> Result<()> {
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    report.begin(imported.graph.name(), jobs.len() as u64);
+    let report = Mutex::new(report);
+    for group in jobs.chunks_mut(at_once) {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = group
+                .iter_mut()
+                .map(|job| {
+                    scope.spawn(|| {
+                        write_part(job, imported, schedule)?;
+                        // A report that panicked in another thread is that thread's to tell.
+                        if let Ok(mut report) = report.lock() {
+                            report.advance(1);
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(_) => Err(Error::bug("a writer stopped")),
+            })
+        })?;
+    }
+    Ok(())
+}
+
+fn write_part(job: &mut Job, imported: &Imported, schedule: &Schedule) -> Result<()> {
     let backend = job.backend.as_ref();
     let graph = &imported.graph;
     let graph = run(graph, &standard(&job.passes, graph.stage()), None)?;
-    let legal = legalize(&graph, backend)?;
+    let (legal, explanations) = legalize_explained(&graph, backend)?;
     let facts = facts(job, schedule);
     let part = snapc_backend::Part { graph: &legal, store: &imported.store, facts: &facts };
     let artifact = backend.artifact(legal.name());
-    report.begin(&format!("{}/{}/{artifact}", job.target.name(), job.width.label()), legal.weight_bytes());
     backend
-        .write(&part, &job.staging.path().join(&artifact), &mut |bytes| report.advance(bytes))
+        .write(&part, &job.staging.path().join(&artifact), &mut |_| {})
         .at(|| Place::Target(job.target.name().to_string()))?;
-    Ok(PartEntry::new(&legal, artifact))
+    job.explanations.push((legal.name().to_string(), explanations));
+    job.parts.push(PartEntry::new(&legal, artifact));
+    Ok(())
 }
 
 /// What an artifact says of itself.
@@ -154,5 +187,5 @@ fn finish(
     let mut text = serde_json::to_string_pretty(&manifest).map_err(Error::bug)?;
     text.push('\n');
     job.staging.write("manifest.json", text.as_bytes())?;
-    Ok(Compiled { folder: job.staging.finish()?, manifest })
+    Ok(Compiled { folder: job.staging.finish()?, manifest, explanations: job.explanations })
 }

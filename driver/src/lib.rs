@@ -18,13 +18,14 @@ pub use manifest::{Manifest, PartEntry, PortEntry};
 pub use options::{Bake, CompileOptions, Width, parse_part, parse_size};
 pub use project::Project;
 pub use show::{Form, ShowOptions, show};
+pub use snapc_backend::Explanation;
 pub use snapc_coreml::MinOs;
 pub use snapc_frontends::Part;
 pub use snapc_passes::{NAMES as PASS_NAMES, Precision};
 pub use targets::Target;
 
 /// What a command tells while it works.
-pub trait Report {
+pub trait Report: Send {
     /// A piece of work begins that will pass `total` units (bytes, steps).
     fn begin(&mut self, what: &str, total: u64);
     /// That many units are done since the last call.

@@ -21,12 +21,34 @@ impl Deref for LegalGraph {
     }
 }
 
+/// Why some ops of a graph are not written as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The op.
+    pub op: &'static str,
+    /// Why the target has it not.
+    pub reason: String,
+    /// How many nodes that is.
+    pub count: usize,
+    /// The first of them, by its path in the checkpoint.
+    pub first: String,
+}
+
 /// Rewrites a graph until its target has every op: asks of each node for a rule, then whether it is native, then for
 /// its expansion; then lets transposes, reshapes and casts that meet cancel, and checks the target's limits.
 ///
 /// # Errors
 /// A node that the target cannot take, or a limit that is passed, with the node's path.
 pub fn legalize(graph: &Graph, backend: &dyn Backend) -> Result<LegalGraph> {
+    legalize_explained(graph, backend).map(|(legal, _)| legal)
+}
+
+/// As [`legalize`]; also says which ops were expanded, and why, in the order in which they were met.
+///
+/// # Errors
+/// As [`legalize`].
+pub fn legalize_explained(graph: &Graph, backend: &dyn Backend) -> Result<(LegalGraph, Vec<Explanation>)> {
+    let mut explanations: Vec<Explanation> = Vec::new();
     let stage = Stage::Legal(backend.name().to_string());
     let target = || Place::Target(backend.name().to_string());
     let mut current = graph.clone();
@@ -42,16 +64,28 @@ pub fn legalize(graph: &Graph, backend: &dyn Backend) -> Result<LegalGraph> {
             let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
             let expanded = node.op().expand(builder, &node.operands).at(place)?;
             changed = true;
+            note(&mut explanations, node, &reason);
             expanded.map(Some).ok_or_else(|| refuse(node, &reason).at(place()))
         })
         .map_err(|error| error.at(target()))?;
         if !changed {
             let legal = tidy(&current)?;
             backend.check(&legal).at(target)?;
-            return Ok(LegalGraph(legal));
+            return Ok((LegalGraph(legal), explanations));
         }
     }
     Err(Error::bug("legalizing does not come to an end").at(target()))
+}
+
+fn note(explanations: &mut Vec<Explanation>, node: &Replayed, reason: &str) {
+    let op = node.op().name();
+    match explanations.iter_mut().find(|known| known.op == op && known.reason == reason) {
+        Some(known) => known.count += 1,
+        None => {
+            let first = node.node.scope.clone();
+            explanations.push(Explanation { op, reason: reason.to_string(), count: 1, first });
+        }
+    }
 }
 
 fn refuse(node: &Replayed, reason: &str) -> Error {

@@ -9,7 +9,7 @@ use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Graph, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
-pub use legalize::{LegalGraph, legalize};
+pub use legalize::{Explanation, LegalGraph, legalize, legalize_explained};
 
 /// Whether a target has an op for these operands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Part<'a> {
 }
 
 /// A target's writer.
-pub trait Backend: Sync {
+pub trait Backend: Send + Sync {
     /// The target's name, `coreml`.
     fn name(&self) -> &'static str;
 
