@@ -41,7 +41,7 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   snapc compile fixtures/shapes --subnet small --target coreml
-  snapc compile --subnet tiny --subnet small --target coreml --precision f32 -o out
+  snapc compile --subnet tiny --subnet small --target all --precision f32 -o out
   snapc compile --width 96 --target coreml --part transformer --size 64x96
 
 Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json. A folder is replaced whole, and
@@ -52,8 +52,8 @@ pub struct CompileArgs {
     #[command(flatten)]
     pub network: Networks,
     /// The target, once or more
-    #[arg(long, short, value_name = "TARGET", help = target_help())]
-    pub target: Vec<Target>,
+    #[arg(long, short, value_name = "TARGET", help = format!("The target, once or more: {}, all", target_names()))]
+    pub target: Vec<Targets>,
     /// Make only this part, once or more: text_encoder, transformer, vae_decoder
     #[arg(long, value_name = "PART", value_parser = parse_part)]
     pub part: Vec<Part>,
@@ -69,13 +69,43 @@ pub struct CompileArgs {
     /// What of the schedule becomes part of the graph: none
     #[arg(long, value_name = "WHAT", default_value = "none")]
     pub bake: Bake,
+    /// Say of each part which ops the target has not, and why: those are written in lower ops
+    #[arg(long)]
+    pub explain: bool,
     /// The output folder [default: dist]
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }
 
-fn target_help() -> String {
-    format!("The target, once or more: {}", Target::ALL.map(Target::name).join(", "))
+fn target_names() -> String {
+    Target::ALL.map(Target::name).join(", ")
+}
+
+/// A target, or all of them.
+#[derive(Clone, Copy)]
+pub enum Targets {
+    /// One.
+    One(Target),
+    /// All.
+    All,
+}
+
+impl Targets {
+    /// The targets that the word stands for.
+    pub fn list(self) -> Vec<Target> {
+        match self {
+            Targets::One(target) => vec![target],
+            Targets::All => Target::ALL.to_vec(),
+        }
+    }
+}
+
+impl std::str::FromStr for Targets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" { Ok(Targets::All) } else { text.parse().map(Targets::One) }
+    }
 }
 
 /// Which networks of the supernet.
@@ -178,7 +208,7 @@ pub struct PrintArgs {
     #[command(flatten)]
     pub network: Network,
     /// The target, for what lies behind slice
-    #[arg(long, short, value_name = "TARGET", help = target_help())]
+    #[arg(long, short, value_name = "TARGET", help = format!("The target, for what lies behind slice: {}", target_names()))]
     pub target: Option<Target>,
     /// The type to compute in: f16 or f32 [default: f16]
     #[arg(long, value_name = "TYPE")]

@@ -6,7 +6,7 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs};
+use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs, Targets};
 use clap::{CommandFactory, Parser};
 use report::{Terminal, print, print_json};
 use serde_json::json;
@@ -100,9 +100,11 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
     if widths.is_empty() {
         widths = project.subnets.iter().flatten().cloned().map(Width::Subnet).collect();
     }
-    let mut targets = args.target;
+    let mut targets: Vec<Target> = args.target.into_iter().flat_map(Targets::list).collect();
     if targets.is_empty() {
-        targets = project.targets.iter().flatten().map(|word| parsed(word)).collect::<Result<_>>()?;
+        let words: Vec<Targets> =
+            project.targets.iter().flatten().map(|word| parsed(word)).collect::<Result<_>>()?;
+        targets = words.into_iter().flat_map(Targets::list).collect();
     }
     let options = CompileOptions {
         pipeline: pipeline(args.pipeline, &project)?,
@@ -121,7 +123,7 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
     if json {
         print_json(&report::compiled_json(&done, &report.warnings));
     } else {
-        print(&report::compiled(&done));
+        print(&report::compiled(&done, args.explain));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use snapc_driver::{Compiled, Generated, Inspection, Report};
+use snapc_driver::{Compiled, Explanation, Generated, Inspection, Report};
 use snapc_ir::{Class, Error, shape_text};
 
 /// Shows progress where standard error is a terminal, and warnings always; with JSON, warnings are kept for the result.
@@ -89,10 +89,10 @@ fn mega(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 
-/// What a compile wrote.
-pub fn compiled(all: &[Compiled]) -> String {
+/// What a compile wrote; with `explain`, what was not written as it is, and why.
+pub fn compiled(all: &[Compiled], explain: bool) -> String {
     let mut text = String::new();
-    for Compiled { folder, manifest } in all {
+    for Compiled { folder, manifest, explanations } in all {
         text += &format!("{}\n", folder.display());
         for part in &manifest.parts {
             let (bytes, ops) = (mega(part.weight_bytes), part.ops);
@@ -100,6 +100,11 @@ pub fn compiled(all: &[Compiled]) -> String {
                 "  {:<24} {:>12} parameters {bytes:>12} {ops:>6} ops\n",
                 part.artifact, part.parameters
             );
+            let known = explanations.iter().filter(|(name, _)| explain && *name == part.part);
+            for why in known.flat_map(|(_, list)| list) {
+                let Explanation { op, reason, count, first } = why;
+                text += &format!("    {op} x {count} (first at {first}): {reason}\n");
+            }
         }
     }
     text
@@ -107,9 +112,17 @@ pub fn compiled(all: &[Compiled]) -> String {
 
 /// What a compile wrote, as JSON.
 pub fn compiled_json(all: &[Compiled], warnings: &[String]) -> Value {
+    let explained = |Explanation { op, reason, count, first }: &Explanation| json!({"op": op, "count": count, "first": first, "reason": reason});
     let folders: Vec<Value> = all
         .iter()
-        .map(|compiled| json!({"folder": compiled.folder, "manifest": compiled.manifest}))
+        .map(|compiled| {
+            let parts: serde_json::Map<String, Value> = compiled
+                .explanations
+                .iter()
+                .map(|(part, list)| (part.clone(), list.iter().map(explained).collect()))
+                .collect();
+            json!({"folder": compiled.folder, "manifest": compiled.manifest, "expanded": parts})
+        })
         .collect();
     json!({"outputs": folders, "warnings": warnings})
 }

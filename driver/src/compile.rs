@@ -2,11 +2,12 @@ use std::path::PathBuf;
 
 use std::sync::Mutex;
 
-use snapc_backend::{Backend, Explanation, legalize_explained};
+use snapc_backend::{Backend, Explanation, LegalGraph, legalize_explained};
 use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
 use snapc_passes::{Standard, run, standard};
+use snapc_weights::Store;
 
 use crate::Report;
 use crate::manifest::{Manifest, OptionsEntry, PartEntry, ScheduleEntry, TokenizerEntry};
@@ -86,54 +87,57 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// Writes one part for every job, as many at once as there are processors: a writer holds little more than one block of a weight.
+/// Makes one part legal for every job, then writes as many at once as there are processors: a writer holds little more than one
+/// block of a weight.
 fn write_jobs(
     jobs: &mut [Job],
     imported: &Imported,
     schedule: &Schedule,
     report: &mut dyn Report,
 ) -> Result<()> {
-    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-    report.begin(imported.graph.name(), jobs.len() as u64);
+    let mut legal = Vec::new();
+    for job in jobs.iter_mut() {
+        let passes = standard(&job.passes, imported.graph.stage());
+        let (graph, why) = legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref())?;
+        job.explanations.push((graph.name().to_string(), why));
+        job.parts.push(PartEntry::new(&graph, job.backend.artifact(graph.name())));
+        legal.push(graph);
+    }
+    report.begin(imported.graph.name(), legal.iter().map(|graph| graph.weight_bytes()).sum());
     let report = Mutex::new(report);
-    for group in jobs.chunks_mut(at_once) {
+    let advance = |bytes| {
+        // A report that panicked in another thread is that thread's to tell.
+        if let Ok(mut report) = report.lock() {
+            report.advance(bytes);
+        }
+    };
+    let work: Vec<(&Job, &LegalGraph)> = jobs.iter().zip(&legal).collect();
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    for group in work.chunks(at_once) {
         std::thread::scope(|scope| {
-            let threads: Vec<_> = group
-                .iter_mut()
-                .map(|job| {
-                    scope.spawn(|| {
-                        write_part(job, imported, schedule)?;
-                        // A report that panicked in another thread is that thread's to tell.
-                        if let Ok(mut report) = report.lock() {
-                            report.advance(1);
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            threads.into_iter().try_for_each(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(_) => Err(Error::bug("a writer stopped")),
+            let write = |(job, graph)| write_part(job, graph, &imported.store, schedule, &advance);
+            let threads: Vec<_> = group.iter().map(|&one| scope.spawn(move || write(one))).collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Error::bug("a writer stopped in the middle")))
             })
         })?;
     }
     Ok(())
 }
 
-fn write_part(job: &mut Job, imported: &Imported, schedule: &Schedule) -> Result<()> {
-    let backend = job.backend.as_ref();
-    let graph = &imported.graph;
-    let graph = run(graph, &standard(&job.passes, graph.stage()), None)?;
-    let (legal, explanations) = legalize_explained(&graph, backend)?;
+fn write_part(
+    job: &Job,
+    graph: &LegalGraph,
+    store: &Store,
+    schedule: &Schedule,
+    advance: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
     let facts = facts(job, schedule);
-    let part = snapc_backend::Part { graph: &legal, store: &imported.store, facts: &facts };
-    let artifact = backend.artifact(legal.name());
-    backend
-        .write(&part, &job.staging.path().join(&artifact), &mut |_| {})
-        .at(|| Place::Target(job.target.name().to_string()))?;
-    job.explanations.push((legal.name().to_string(), explanations));
-    job.parts.push(PartEntry::new(&legal, artifact));
-    Ok(())
+    let part = snapc_backend::Part { graph, store, facts: &facts };
+    let path = job.staging.path().join(job.backend.artifact(graph.name()));
+    job.backend
+        .write(&part, &path, &mut |bytes| advance(bytes))
+        .at(|| Place::Target(job.target.name().to_string()))
 }
 
 /// What an artifact says of itself.
