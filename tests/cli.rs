@@ -279,7 +279,7 @@ fn inspect_and_print() {
 #[test]
 fn help_has_examples() {
     let place = tempfile::tempdir().unwrap();
-    for command in ["", "compile", "run", "inspect", "print", "completions"] {
+    for command in ["", "compile", "run", "verify", "inspect", "print", "completions"] {
         let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let text = succeed(place.path(), &words);
         assert!(text.contains("Example"), "{command}");
@@ -430,4 +430,71 @@ fn wrong_words_are_named() {
         snapc(place.path(), &["compile", "model", "--subnet", "huge", "--target", "coreml", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(json["error"]["class"], "usage");
+}
+
+#[test]
+fn verify_tells_the_same_model_from_another() {
+    let place = workplace();
+    let root = place.path();
+    let compile = ["compile", "model", "--subnet", "tiny", "--target", "all", "-o", "out"];
+    succeed(root, &[&compile[..], &["--precision", "f32"]].concat());
+    let verify = ["verify", "out", "--pipeline", "model", "--prompts", "1"];
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(root, &[&verify[..], &["--json"]].concat())).unwrap();
+    let folders = json["folders"].as_array().unwrap();
+    assert_eq!(folders.len(), snapc_driver::Target::ALL.len());
+    for folder in folders {
+        assert_eq!(folder["passed"], true);
+        let parts: Vec<&str> =
+            folder["rows"].as_array().unwrap().iter().map(|row| row["part"].as_str().unwrap()).collect();
+        assert_eq!(parts, ["text_encoder", "transformer", "vae_decoder", "picture"]);
+    }
+    succeed(root, &[&compile[..], &["--precision", "f16"]].concat());
+    let table = succeed(root, &verify);
+    assert_eq!(table.matches(" ok\n").count(), 4 * folders.len(), "{table}");
+
+    // A weight that changed after it was written.
+    let weights = root.join("out/coreml/tiny/Transformer.mlpackage/Data/com.apple.CoreML/weights/weight.bin");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2 / 64 * 64;
+    for pair in bytes[middle + 128..middle + 4096].chunks_exact_mut(2) {
+        pair.copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
+    }
+    std::fs::write(&weights, bytes).unwrap();
+    let output = snapc(root, &["verify", "out/coreml/tiny", "--pipeline", "model", "--prompts", "1"]);
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{said}");
+    assert!(said.contains("FAILED") || said.contains("weight.bin"), "{said}");
+
+    let output = snapc(root, &["verify", "model", "--pipeline", "model"]);
+    assert_eq!(output.status.code(), Some(3));
+    insta::assert_snapshot!("error_verify_nothing", String::from_utf8(output.stderr).unwrap());
+    let scheduler = root.join("model/scheduler/scheduler_config.json");
+    edit(&scheduler, "0.75", "0.8");
+    let words = ["verify", "out/onnx/tiny", "--pipeline", "model"];
+    let output = snapc(root, &words);
+    assert_eq!(output.status.code(), Some(3));
+    insta::assert_snapshot!("error_verify_other_pipeline", String::from_utf8(output.stderr).unwrap());
+    let missing = ["verify", "out/onnx/tiny", "--pipeline", "model", "--runtime", "no-such-python"];
+    edit(&scheduler, "0.8", "0.75");
+    let output = snapc(root, &missing);
+    assert_eq!(output.status.code(), Some(3));
+    insta::assert_snapshot!("error_verify_no_python", String::from_utf8(output.stderr).unwrap());
+}
+
+/// The artifacts in the targets' own software, by the command that a user has.
+#[test]
+fn verify_runs_the_runtimes() {
+    let place = workplace();
+    let root = place.path();
+    succeed(root, &["compile", "model", "--subnet", "tiny", "--target", "all", "-o", "out"]);
+    let python = snapc_tests::runtimes::python().to_str().unwrap();
+    let words = ["verify", "out", "--pipeline", "model", "--prompts", "1", "--runtime", python, "--json"];
+    let json: serde_json::Value = serde_json::from_str(&succeed(root, &words)).unwrap();
+    for folder in json["folders"].as_array().unwrap() {
+        let rows = folder["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 7, "{folder}");
+        assert!(rows.iter().all(|row| row["passed"] == true), "{folder}");
+    }
 }

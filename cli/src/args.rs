@@ -31,6 +31,7 @@ Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug i
 pub enum Command {
     Compile(CompileArgs),
     Run(RunArgs),
+    Verify(VerifyArgs),
     Inspect(InspectArgs),
     Print(PrintArgs),
     Completions(CompletionsArgs),
@@ -174,6 +175,32 @@ pub struct RunArgs {
     /// The PNG file to write
     #[arg(long, short, value_name = "FILE.png", default_value = "out.png")]
     pub output: PathBuf,
+}
+
+/// Hold what `compile` wrote against the pipeline, by numbers
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc verify dist
+  snapc verify dist/onnx/small --pipeline fixtures/shapes --runtime python3 --json
+
+Each artifact is read back and interpreted on the same inputs as the pipeline in f32. Thresholds: f32 artifacts a relative error of
+1e-4 a part and 60 dB for the picture, f16 ones 2e-2 and 40 dB. Past one of them the exit code is 1.
+--runtime runs the artifacts in the target's own software too: onnxruntime and onnx for ONNX, coremltools for Core ML (whose
+program is evaluated: Core ML itself runs on Apple's systems alone); each wants numpy and safetensors beside it.")]
+#[allow(missing_docs)]
+pub struct VerifyArgs {
+    /// A folder that `compile` wrote, or one above several [default: the output folder]
+    pub dist: Option<PathBuf>,
+    /// The pipeline folder that it was written from
+    #[arg(long, value_name = "PIPELINE")]
+    pub pipeline: Option<PathBuf>,
+    /// A Python that has the target's runtime installed
+    #[arg(long, value_name = "PYTHON")]
+    pub runtime: Option<PathBuf>,
+    /// How many prompts of the pipeline's verify_prompts.txt
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub prompts: usize,
 }
 
 /// Say what is in a pipeline folder, a safetensors file or a written package

@@ -6,15 +6,15 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs, Targets};
+use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs, Targets, VerifyArgs};
 use clap::{CommandFactory, Parser};
 use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
-    CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, Width, compile, generate, inspect,
-    show,
+    CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, VerifyOptions, Width, compile,
+    generate, inspect, is_compiled, show, verify,
 };
-use snapc_ir::{Error, Result};
+use snapc_ir::{Class, Error, Result};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -28,6 +28,7 @@ fn dispatch(command: Command, json: bool) -> Result<()> {
     match command {
         Command::Compile(args) => run_compile(args, json),
         Command::Run(args) => run_generate(args, json),
+        Command::Verify(args) => run_verify(args, json),
         Command::Inspect(args) => {
             let path = match args.path {
                 Some(path) => path,
@@ -132,7 +133,7 @@ fn run_generate(args: RunArgs, json: bool) -> Result<()> {
     let (project, nothing) = (project()?, Project::default());
     let pipeline = pipeline(args.pipeline, &project)?;
     // A compiled folder fixes its subnet: the project's is for pipelines.
-    let compiled = pipeline.join("manifest.json").is_file();
+    let compiled = is_compiled(&pipeline);
     let width = network(args.network, if compiled { &nothing } else { &project });
     let options = GenerateOptions {
         pipeline,
@@ -163,6 +164,31 @@ fn run_generate(args: RunArgs, json: bool) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn run_verify(args: VerifyArgs, json: bool) -> Result<()> {
+    let project = project()?;
+    let options = VerifyOptions {
+        pipeline: pipeline(args.pipeline, &project)?,
+        dist: args.dist.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
+        runtime: args.runtime,
+        prompts: args.prompts,
+    };
+    let mut report = Terminal::new(json);
+    let done = verify(&options, &mut report)?;
+    report.finish();
+    if json {
+        print_json(&json!({"folders": done, "warnings": report.warnings}));
+    } else {
+        print(&report::verified(&done));
+    }
+    let failed: Vec<String> =
+        done.iter().filter(|one| !one.passed).map(|one| one.folder.display().to_string()).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Class::Verification, format!("past its thresholds: {}", failed.join(", ")))
+        .help("the table names the part; --precision f32 tells rounding from a fault"))
 }
 
 fn run_print(args: PrintArgs, json: bool) -> Result<()> {

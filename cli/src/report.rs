@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use snapc_driver::{Compiled, Explanation, Generated, Inspection, Report};
+use snapc_driver::{Compiled, Explanation, Generated, Inspection, Report, Verified};
 use snapc_ir::{Class, Error, shape_text};
 
 /// Shows progress where standard error is a terminal, and warnings always; with JSON, warnings are kept for the result.
@@ -138,6 +138,32 @@ pub fn generated_json(generated: &Generated, output: &std::path::Path, warnings:
         "truncated": generated.cut,
         "warnings": warnings,
     })
+}
+
+/// The table of a verification.
+pub fn verified(all: &[Verified]) -> String {
+    let mut text = String::new();
+    for Verified { folder, precision, thresholds, rows, .. } in all {
+        text += &format!(
+            "{} ({precision}: relative error <= {:e} a part, picture >= {} dB)\n",
+            folder.display(),
+            thresholds.relative,
+            thresholds.psnr
+        );
+        text += &format!(
+            "  {:<13} {:<32} {:>10} {:>10} {:>9}  verdict\n",
+            "part", "run by", "max abs", "relative", "PSNR dB"
+        );
+        for row in rows {
+            let psnr = row.psnr.map_or("-".to_string(), |psnr| format!("{psnr:.1}"));
+            let verdict = if row.passed { "ok" } else { "FAILED" };
+            text += &format!(
+                "  {:<13} {:<32} {:>10.2e} {:>10.2e} {psnr:>9}  {verdict}\n",
+                row.part, row.run_by, row.max_abs, row.relative
+            );
+        }
+    }
+    text
 }
 
 /// What an inspection found.

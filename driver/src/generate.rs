@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use snapc_interp::{Interpreter, Sampling, TorchGenerator, sample};
+use snapc_interp::TorchGenerator;
 use snapc_ir::pipeline::Schedule;
-use snapc_ir::{DType, Dim, Error, Place, Result, Weight};
+use snapc_ir::{Dim, Error, Place, Result, Weight};
 use snapc_weights::{Store, Tensor};
 
 use crate::Report;
 use crate::options::Width;
-use crate::output::{check_parent, write_file};
-use crate::parts::{Network, Parts};
+use crate::output::{check_parent, save_tensors, write_file};
+use crate::parts::{Choice, Drawn, Parts, Prompt};
 
 /// What `run` is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,48 +57,22 @@ pub struct Generated {
 /// What any part finds; contradictions of options; a noise file with other tensors.
 pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Generated> {
     options.save_latents.iter().chain([&options.output]).try_for_each(|path| check_parent(path))?;
-    let parts = Parts::open(options)?;
+    let choice = Choice { width: options.width.as_ref(), size: options.size, steps: options.steps };
+    let parts = Parts::open(&options.pipeline, &choice)?;
     let guidance = check_guidance(options, &parts.schedule)?;
     let mut noise = Noise::open(options, &parts.latent_shape, &parts.schedule)?;
-
-    report.begin("text", 1);
-    let (text, cut) = encode_text(&parts, &options.prompt)?;
+    let negative = options.negative_prompt.as_deref().unwrap_or("");
+    let prompt = Prompt { text: &options.prompt, guidance: guidance.map(|guidance| (guidance, negative)) };
+    let runs = if guidance.is_some() { 2 } else { 1 };
+    report.begin("steps", (parts.schedule.sigmas.len() as u64 - 1) * runs);
+    let start = noise.start()?;
+    let Drawn { text, latents, image, cut, .. } =
+        parts.draw(&prompt, start, &mut |step| noise.fresh(step), &mut |_| report.advance(1))?;
     if let Some(cut) = &cut {
         let tokens = parts.tokens;
         report
             .warn(&format!("the prompt is longer than {tokens} tokens; this end of it was cut off: {cut:?}"));
     }
-    let negative = match guidance {
-        Some(_) => Some(encode_text(&parts, options.negative_prompt.as_deref().unwrap_or(""))?.0),
-        None => None,
-    };
-    report.advance(1);
-
-    report.begin("steps", parts.schedule.sigmas.len() as u64 - 1);
-    let interpreter = Interpreter::new(&parts.transformer.graph, &parts.transformer.store);
-    let velocity = |latent: &Tensor, timestep: f32, text: &Text| -> Result<Tensor> {
-        let timestep = Tensor::f32([1], vec![timestep]);
-        let inputs =
-            [("latent", latent), ("timestep", &timestep), ("text", &text.hidden), ("text_mask", &text.mask)];
-        first(interpreter.run(&inputs)?)
-    };
-    let start = noise.start()?;
-    let latents = sample(
-        Sampling { schedule: &parts.schedule, noise: start },
-        &mut |latent, timestep, _| {
-            let mut v = velocity(latent, timestep, &text)?;
-            if let (Some(guidance), Some(negative)) = (guidance, &negative) {
-                v = guide(&velocity(latent, timestep, negative)?, &v, guidance);
-            }
-            report.advance(1);
-            Ok(v)
-        },
-        &mut |step| noise.fresh(step),
-    )?;
-
-    report.begin("picture", 1);
-    let last = latents.last().ok_or_else(|| Error::input("the schedule has no steps"))?;
-    let image = run_part(&parts.vae_decoder, &[("latent", last)])?;
     if let Some(value) = image.values().iter().find(|value| !value.is_finite()) {
         return Err(Error::input(format!("the picture has the value {value}")).help(
             "a weight or the noise is not finite, or f16 overflows: `--precision f32` tells them apart",
@@ -108,38 +82,14 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
     if let Some(path) = &options.save_latents {
         let named = latents.iter().enumerate().map(|(step, latent)| (format!("latent{}", step + 1), latent));
         let mut tensors: BTreeMap<String, &Tensor> = named.collect();
-        tensors.insert("text".to_string(), &text.hidden);
+        tensors.insert("text".to_string(), &text);
         tensors.insert("image".to_string(), &image);
-        save(path, &tensors)?;
+        let tensors: Vec<(&str, &Tensor)> =
+            tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
+        save_tensors(path, &tensors)?;
     }
-    report.advance(1);
     let Parts { schedule, width, .. } = parts;
     Ok(Generated { size, width, schedule, cut })
-}
-
-struct Text {
-    hidden: Tensor,
-    mask: Tensor,
-}
-
-fn encode_text(parts: &Parts, prompt: &str) -> Result<(Text, Option<String>)> {
-    let encoded = parts.tokenizer.encode(prompt)?;
-    let ids = Tensor::i32([1, parts.tokens], encoded.ids);
-    let hidden = run_part(&parts.text_encoder, &[("input_ids", &ids)])?;
-    Ok((Text { hidden, mask: Tensor::f32([1, parts.tokens], encoded.mask) }, encoded.cut))
-}
-
-fn run_part(part: &Network, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
-    first(Interpreter::new(&part.graph, &part.store).run(inputs)?)
-}
-
-fn first(outputs: Vec<Tensor>) -> Result<Tensor> {
-    outputs.into_iter().next().ok_or_else(|| Error::bug("a graph without outputs"))
-}
-
-fn guide(negative: &Tensor, positive: &Tensor, guidance: f32) -> Tensor {
-    let pairs = negative.values().iter().zip(positive.values());
-    Tensor::float(positive.ty.clone(), pairs.map(|(n, p)| n + guidance * (p - n)).collect())
 }
 
 /// Guidance of 1 is no guidance.
@@ -161,17 +111,18 @@ fn check_guidance(options: &GenerateOptions, schedule: &Schedule) -> Result<Opti
     Ok(guidance)
 }
 
-/// Where noise comes from: a file, or PyTorch's generator.
-enum Noise {
-    File { store: Store, shape: Vec<usize> },
-    Seed { generator: TorchGenerator, shape: Vec<usize> },
+/// Where noise comes from: a file where one is named, else PyTorch's generator.
+struct Noise {
+    file: Option<Store>,
+    generator: TorchGenerator,
+    shape: Vec<usize>,
 }
 
 impl Noise {
     fn open(options: &GenerateOptions, shape: &[usize], schedule: &Schedule) -> Result<Self> {
         let shape = shape.to_vec();
         let Some(path) = &options.noise else {
-            return Ok(Noise::Seed { generator: TorchGenerator::new(options.seed), shape });
+            return Ok(Noise { file: None, generator: TorchGenerator::new(options.seed), shape });
         };
         let store = Store::open(std::slice::from_ref(path))?;
         let mut needed = vec![("noise", shape.clone())];
@@ -188,29 +139,22 @@ impl Noise {
                     .help("a noise file has `noise [1, C, H, W]` and, for stochastic sampling, `fresh [steps, 1, C, H, W]`"));
             }
         }
-        Ok(Noise::File { store, shape })
+        Ok(Noise { file: Some(store), generator: TorchGenerator::new(options.seed), shape })
     }
 
     fn start(&mut self) -> Result<Tensor> {
-        match self {
-            Noise::Seed { generator, shape } => {
-                let count = shape.iter().product();
-                Ok(Tensor::f32(shape.clone(), generator.randn(count)))
-            }
-            Noise::File { store, .. } => read(store, "noise"),
+        match &self.file {
+            Some(store) => read(store, "noise"),
+            None => Ok(Tensor::f32(self.shape.clone(), self.generator.randn(self.shape.iter().product()))),
         }
     }
 
     /// The generator goes on where it stopped; a file has an entry a step.
     fn fresh(&mut self, step: usize) -> Result<Tensor> {
-        match self {
-            Noise::Seed { .. } => self.start(),
-            Noise::File { store, shape } => {
-                let all = read(store, "fresh")?;
-                let count: usize = shape.iter().product();
-                Ok(Tensor::f32(shape.clone(), all.values()[step * count..][..count].to_vec()))
-            }
-        }
+        let Some(store) = &self.file else { return self.start() };
+        let all = read(store, "fresh")?;
+        let count: usize = self.shape.iter().product();
+        Ok(Tensor::f32(self.shape.clone(), all.values()[step * count..][..count].to_vec()))
     }
 }
 
@@ -240,23 +184,4 @@ fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<[usize; 2]> {
         .map_err(|error| Error::bug(format!("the picture cannot be encoded: {error}")))?;
     write_file(&options.output, &bytes)?;
     Ok([rows, cols])
-}
-
-/// Writes f32 tensors as a safetensors file.
-fn save(path: &std::path::Path, tensors: &BTreeMap<String, &Tensor>) -> Result<()> {
-    let bytes: Vec<(&String, &Tensor, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            (name, *tensor, tensor.values().iter().flat_map(|value| value.to_le_bytes()).collect())
-        })
-        .collect();
-    let mut views = Vec::new();
-    for (name, tensor, bytes) in &bytes {
-        debug_assert_eq!(tensor.ty.dtype, DType::F32);
-        let view =
-            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, tensor.ty.shape.clone(), bytes)
-                .map_err(Error::bug)?;
-        views.push((name.as_str(), view));
-    }
-    write_file(path, &safetensors::serialize(views, None).map_err(Error::bug)?)
 }

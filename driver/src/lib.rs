@@ -8,14 +8,17 @@ mod options;
 mod output;
 mod parts;
 mod project;
+mod runtime;
 mod show;
 mod targets;
+mod verify;
 
 pub use compile::{Compiled, compile};
 pub use generate::{GenerateOptions, Generated, generate};
 pub use inspect::{Inspection, PartSummary, TensorSummary, inspect};
 pub use manifest::{Manifest, PartEntry, PortEntry};
 pub use options::{Bake, CompileOptions, Width, parse_part, parse_size};
+pub use parts::is_compiled;
 pub use project::Project;
 pub use show::{Form, ShowOptions, show};
 pub use snapc_backend::Explanation;
@@ -23,6 +26,7 @@ pub use snapc_coreml::MinOs;
 pub use snapc_frontends::Part;
 pub use snapc_passes::{NAMES as PASS_NAMES, Precision};
 pub use targets::Target;
+pub use verify::{Row, Thresholds, Verified, VerifyOptions, verify};
 
 /// What a command tells while it works.
 pub trait Report: Send {

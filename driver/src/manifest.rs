@@ -1,6 +1,10 @@
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use snapc_ir::pipeline::{Schedule, StepRule};
-use snapc_ir::{Graph, Port};
+use snapc_ir::{Error, Graph, Place, Port, Result};
+
+use crate::targets::Target;
 
 /// `manifest.json` beside the artifacts: what they are and how they are used. It holds no time and no path of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +21,34 @@ pub struct Manifest {
     pub schedule: ScheduleEntry,
     /// Files of the tokenizer, beside this one, and the texts' length.
     pub tokenizer: TokenizerEntry,
+}
+
+impl Manifest {
+    /// Reads the manifest of a compiled folder.
+    ///
+    /// # Errors
+    /// If it is missing or no manifest.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("manifest.json");
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Error::io("read", &path, &error).help("name a folder that `snapc compile` wrote")
+        })?;
+        serde_json::from_str(&text).map_err(|error| {
+            Error::input(format!("this is no manifest of snapc: {error}"))
+                .at(Place::File(path))
+                .help("was it written by another version? compile again")
+        })
+    }
+
+    /// The target that it was written for.
+    ///
+    /// # Errors
+    /// If this version has no such target.
+    pub fn target(&self) -> Result<Target> {
+        self.options.target.parse().map_err(|message: String| {
+            Error::input(format!("{message} (manifest.json)")).help("was it written by another version?")
+        })
+    }
 }
 
 /// The options of a compile.

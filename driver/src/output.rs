@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use snapc_ir::{Error, Result};
+use snapc_weights::{Data, Tensor};
 use tempfile::TempDir;
 
 /// A folder under construction beside the place where it will stand; dropped, it leaves nothing.
@@ -118,4 +121,24 @@ pub fn check_parent(path: &Path) -> Result<()> {
 
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes f32 and i32 tensors as a safetensors file.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn save_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
+    let encode = |tensor: &Tensor| match &tensor.data {
+        Data::F32(values) => {
+            (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+        }
+        Data::I32(values) => (Dtype::I32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+    };
+    let encoded: Vec<_> = tensors.iter().map(|(name, tensor)| (*name, *tensor, encode(tensor))).collect();
+    let mut views = Vec::new();
+    for (name, tensor, (dtype, bytes)) in &encoded {
+        let view = TensorView::new(*dtype, tensor.ty.shape.clone(), bytes).map_err(Error::bug)?;
+        views.push((*name, view));
+    }
+    write_file(path, &safetensors::serialize(views, None).map_err(Error::bug)?)
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 use snapc_coreml::MinOs;
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
+use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::{Error, Graph, Place, Result};
 use snapc_passes::{Pass, Slice};
-use snapc_weights::Store;
+use snapc_weights::{Store, Tensor};
 
-use crate::generate::GenerateOptions;
 use crate::manifest::Manifest;
-use crate::targets::Target;
+use crate::options::Width;
 
 /// One network.
 pub struct Network {
@@ -42,22 +42,41 @@ pub struct Parts {
     pub vae_decoder: Network,
 }
 
+/// What a run may choose of a pipeline.
+pub struct Choice<'a> {
+    /// The network.
+    pub width: Option<&'a Width>,
+    /// Rows and columns of the picture, in pixels.
+    pub size: Option<[usize; 2]>,
+    /// Steps.
+    pub steps: Option<usize>,
+}
+
 impl Parts {
     /// From a pipeline folder, or from a folder that `compile` wrote.
     ///
     /// # Errors
-    /// If the folder is neither, is damaged, or an option contradicts what it holds.
-    pub fn open(options: &GenerateOptions) -> Result<Self> {
-        let folder = &options.pipeline;
-        let is_output = folder.join("manifest.json").is_file() && !folder.join("model_index.json").exists();
-        if is_output { Parts::from_output(folder, options) } else { Parts::from_pipeline(folder, options) }
+    /// If the folder is neither, is damaged, or a choice contradicts what it holds.
+    pub fn open(folder: &Path, choice: &Choice) -> Result<Self> {
+        if !is_compiled(folder) {
+            return Parts::from_pipeline(folder, choice);
+        }
+        if choice.width.is_some() || choice.size.is_some() || choice.steps.is_some() {
+            return Err(Error::usage("a compiled folder fixes subnet, size and steps")
+                .help("leave --subnet, --width, --size and --steps out, or run the pipeline folder"));
+        }
+        Parts::from_output(folder)
     }
 
-    fn from_pipeline(folder: &Path, options: &GenerateOptions) -> Result<Self> {
+    /// Imports all parts in f32.
+    ///
+    /// # Errors
+    /// What the import finds.
+    pub fn from_pipeline(folder: &Path, choice: &Choice) -> Result<Self> {
         let pipeline = Pipeline::open(folder)?;
-        let latent = pipeline.latent_size(options.size)?;
-        let schedule = pipeline.schedule(options.steps, latent)?;
-        let width = options.width.as_ref().ok_or_else(|| {
+        let latent = pipeline.latent_size(choice.size)?;
+        let schedule = pipeline.schedule(choice.steps, latent)?;
+        let width = choice.width.ok_or_else(|| {
             let known: Vec<String> = pipeline.subnets().into_keys().collect();
             Error::usage("which subnet? no --subnet and no --width is given")
                 .help(format!("the subnets are {}; snapc.toml can name one", known.join(", ")))
@@ -82,36 +101,14 @@ impl Parts {
         })
     }
 
-    fn from_output(folder: &Path, options: &GenerateOptions) -> Result<Self> {
-        let path = folder.join("manifest.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|error| {
-            Error::input(format!("this is no manifest of snapc: {error}")).at(Place::File(path.clone()))
-        })?;
-        if options.width.is_some() || options.size.is_some() || options.steps.is_some() {
-            return Err(Error::usage("a compiled folder fixes subnet, size and steps")
-                .help("leave --subnet, --width, --size and --steps out, or run the pipeline folder"));
-        }
-        let target: Target = manifest
-            .options
-            .target
-            .parse()
-            .map_err(|message: String| Error::input(message).at(Place::File(path.clone())))?;
-        let read = |part: Part| -> Result<Network> {
-            let entry = manifest.parts.iter().find(|entry| entry.part == part.name()).ok_or_else(|| {
+    fn from_output(folder: &Path) -> Result<Self> {
+        let manifest = Manifest::read(folder)?;
+        let read = |part: Part| {
+            read_artifact(folder, &manifest, part)?.ok_or_else(|| {
                 Error::input(format!("the folder has no {}", part.name()))
-                    .at(Place::File(path.clone()))
+                    .at(Place::File(folder.join("manifest.json")))
                     .help("compile without --part to have all three")
-            })?;
-            if Path::new(&entry.artifact).file_name() != Some(entry.artifact.as_ref()) {
-                return Err(Error::input(format!(
-                    "the artifact {:?} is no name in the folder",
-                    entry.artifact
-                ))
-                .at(Place::File(path.clone())));
-            }
-            let (graph, store) = target.backend(MinOs::default()).read(&folder.join(&entry.artifact))?;
-            Ok(Network { graph, store })
+            })
         };
         let transformer = read(Part::Transformer)?;
         let latent = transformer.graph.inputs().iter().find(|port| port.name == "latent");
@@ -140,4 +137,136 @@ impl Parts {
             vae_decoder: read(Part::VaeDecoder)?,
         })
     }
+
+    /// Prompt to picture. `noise` is the latent at the first sigma, `fresh` gives what stochastic steps mix in; with guidance,
+    /// `negative` is the other branch's prompt. `each` is told of each velocity that was asked for.
+    ///
+    /// # Errors
+    /// What a part or the sampler finds.
+    pub fn draw(
+        &self,
+        prompt: &Prompt,
+        noise: Tensor,
+        fresh: &mut dyn FnMut(usize) -> Result<Tensor>,
+        each: &mut dyn FnMut(&Step),
+    ) -> Result<Drawn> {
+        let (text, cut) = self.encode(prompt.text)?;
+        let negative = match prompt.guidance {
+            Some((_, negative)) => Some(self.encode(negative)?.0),
+            None => None,
+        };
+        let interpreter = Interpreter::new(&self.transformer.graph, &self.transformer.store);
+        let mut velocity = |latent: &Tensor, timestep: f32, text: &Text| -> Result<Tensor> {
+            let timestep = Tensor::f32([1], vec![timestep]);
+            let inputs = [
+                ("latent", latent),
+                ("timestep", &timestep),
+                ("text", &text.hidden),
+                ("text_mask", &text.mask),
+            ];
+            let velocity = first(interpreter.run(&inputs)?)?;
+            each(&Step { inputs: &inputs, velocity: &velocity });
+            Ok(velocity)
+        };
+        let latents = sample(
+            Sampling { schedule: &self.schedule, noise },
+            &mut |latent, timestep, _| {
+                let v = velocity(latent, timestep, &text)?;
+                match (prompt.guidance, &negative) {
+                    (Some((guidance, _)), Some(other)) => {
+                        Ok(guide(&velocity(latent, timestep, other)?, &v, guidance))
+                    }
+                    _ => Ok(v),
+                }
+            },
+            fresh,
+        )?;
+        let last = latents.last().ok_or_else(|| Error::input("the schedule has no steps"))?;
+        let image = self.vae_decoder.run(&[("latent", last)])?;
+        Ok(Drawn { ids: text.ids, text: text.hidden, latents, image, cut })
+    }
+
+    fn encode(&self, prompt: &str) -> Result<(Text, Option<String>)> {
+        let encoded = self.tokenizer.encode(prompt)?;
+        let ids = Tensor::i32([1, self.tokens], encoded.ids);
+        let hidden = self.text_encoder.run(&[("input_ids", &ids)])?;
+        Ok((Text { ids, hidden, mask: Tensor::f32([1, self.tokens], encoded.mask) }, encoded.cut))
+    }
+}
+
+impl Network {
+    /// Runs it; its one output.
+    ///
+    /// # Errors
+    /// What the interpreter finds.
+    pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
+        first(Interpreter::new(&self.graph, &self.store).run(inputs)?)
+    }
+}
+
+/// What is to be drawn.
+pub struct Prompt<'a> {
+    /// What the picture shows.
+    pub text: &'a str,
+    /// The guidance and the negative prompt.
+    pub guidance: Option<(f32, &'a str)>,
+}
+
+/// One velocity: what was given and what came.
+pub struct Step<'a> {
+    /// The transformer's inputs.
+    pub inputs: &'a [(&'static str, &'a Tensor)],
+    /// Its output.
+    pub velocity: &'a Tensor,
+}
+
+/// A picture and what it came from.
+pub struct Drawn {
+    /// Token ids.
+    pub ids: Tensor,
+    /// The text encoder's output.
+    pub text: Tensor,
+    /// The latent after each step.
+    pub latents: Vec<Tensor>,
+    /// `[1, 3, H, W]`, not clamped.
+    pub image: Tensor,
+    /// The end of the prompt that did not fit.
+    pub cut: Option<String>,
+}
+
+struct Text {
+    ids: Tensor,
+    hidden: Tensor,
+    mask: Tensor,
+}
+
+fn first(outputs: Vec<Tensor>) -> Result<Tensor> {
+    outputs.into_iter().next().ok_or_else(|| Error::bug("a graph without outputs"))
+}
+
+fn guide(negative: &Tensor, positive: &Tensor, guidance: f32) -> Tensor {
+    let pairs = negative.values().iter().zip(positive.values());
+    Tensor::float(positive.ty.clone(), pairs.map(|(n, p)| n + guidance * (p - n)).collect())
+}
+
+/// Whether `compile` wrote a folder.
+pub fn is_compiled(folder: &Path) -> bool {
+    // The ONNX layout has a model_index.json too; a pipeline has no manifest.
+    folder.join("manifest.json").is_file()
+}
+
+/// Reads one part of a compiled folder back; `None` where it has it not.
+///
+/// # Errors
+/// If the artifact is damaged or lies elsewhere.
+pub fn read_artifact(folder: &Path, manifest: &Manifest, part: Part) -> Result<Option<Network>> {
+    let Some(entry) = manifest.parts.iter().find(|entry| entry.part == part.name()) else { return Ok(None) };
+    let path = folder.join("manifest.json");
+    if Path::new(&entry.artifact).file_name() != Some(entry.artifact.as_ref()) {
+        let message = format!("the artifact {:?} is no name in the folder", entry.artifact);
+        return Err(Error::input(message).at(Place::File(path)));
+    }
+    let target = manifest.target()?;
+    let (graph, store) = target.backend(MinOs::default()).read(&folder.join(&entry.artifact))?;
+    Ok(Some(Network { graph, store }))
 }

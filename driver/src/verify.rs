@@ -1,0 +1,304 @@
+//! Is what was written still the same model? Each artifact is read back, interpreted, and held against the pipeline in f32.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use snapc_frontends::Part;
+use snapc_interp::TorchGenerator;
+use snapc_ir::{Error, Place, Result};
+use snapc_weights::Tensor;
+
+use crate::Report;
+use crate::manifest::Manifest;
+use crate::options::Width;
+use crate::parts::{Choice, Drawn, Network, Parts, Prompt, read_artifact};
+use crate::runtime;
+
+/// Prompts where the pipeline folder has no `verify_prompts.txt`.
+const PROMPTS: [&str; 2] = ["a red circle left of a blue square", "a photo of a cat on a chair"];
+
+/// What an artifact must keep to. `text` alone is not judged by its picture, so its bound is the same as the others'.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Thresholds {
+    /// Largest relative error (2-norm) of a part's output.
+    pub relative: f64,
+    /// Smallest PSNR of the final picture, in dB.
+    pub psnr: f64,
+}
+
+impl Thresholds {
+    /// The thresholds of a precision: f32 artifacts compute the same, f16 ones round.
+    pub fn of(precision: &str) -> Self {
+        match precision {
+            "f32" => Thresholds { relative: 1e-4, psnr: 60.0 },
+            _ => Thresholds { relative: 2e-2, psnr: 40.0 },
+        }
+    }
+}
+
+/// What `verify` is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifyOptions {
+    /// A folder that `compile` wrote, or one above several.
+    pub dist: PathBuf,
+    /// The pipeline that it was written from.
+    pub pipeline: PathBuf,
+    /// A Python that has the targets' runtimes, to run the artifacts there too.
+    pub runtime: Option<PathBuf>,
+    /// How many prompts.
+    pub prompts: usize,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The part, or `picture` for prompt to picture.
+    pub part: String,
+    /// `interpreted`, or the runtime's name.
+    pub run_by: String,
+    /// Largest difference of a number.
+    pub max_abs: f64,
+    /// Relative error in the 2-norm: the worst of all prompts and steps.
+    pub relative: f64,
+    /// PSNR of the picture, in dB; the worst of all prompts.
+    pub psnr: Option<f64>,
+    /// Whether the thresholds are kept.
+    pub passed: bool,
+}
+
+/// What was found of one folder.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verified {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its precision.
+    pub precision: String,
+    /// What it must keep to.
+    pub thresholds: Thresholds,
+    /// The table.
+    pub rows: Vec<Row>,
+    /// Whether all of it passed.
+    pub passed: bool,
+}
+
+/// The error of a row so far.
+#[derive(Clone, Copy, Default)]
+struct Worst {
+    max_abs: f64,
+    relative: f64,
+    psnr: Option<f64>,
+}
+
+impl Worst {
+    fn add(&mut self, found: &Tensor, expected: &Tensor) -> Result<()> {
+        if found.ty.shape != expected.ty.shape {
+            return Err(Error::new(
+                snapc_ir::Class::Verification,
+                format!("the artifact gives {}, the pipeline {}", found.ty, expected.ty),
+            ));
+        }
+        let pairs =
+            || found.values().iter().zip(expected.values()).map(|(f, e)| (f64::from(*f), f64::from(*e)));
+        let square: f64 = pairs().map(|(f, e)| (f - e) * (f - e)).sum();
+        let norm: f64 = pairs().map(|(_, e)| e * e).sum();
+        let relative = if norm == 0.0 { square.sqrt() } else { (square / norm).sqrt() };
+        // A NaN must fail every bound: `max` would lose it.
+        let worse = |old: f64, new: f64| if new.is_nan() || new > old { new } else { old };
+        self.relative = worse(self.relative, relative);
+        self.max_abs = pairs().fold(self.max_abs, |largest, (f, e)| worse(largest, (f - e).abs()));
+        Ok(())
+    }
+
+    fn add_picture(&mut self, found: &Tensor, expected: &Tensor) {
+        let clamp = |value: &f32| f64::from(value.clamp(-1.0, 1.0));
+        let pairs = found.values().iter().zip(expected.values());
+        let square: f64 = pairs.map(|(f, e)| (clamp(f) - clamp(e)).powi(2)).sum();
+        let psnr = 10.0 * (4.0 * found.values().len() as f64 / square).log10();
+        self.psnr = Some(match self.psnr {
+            Some(old) if old < psnr => old,
+            _ => psnr,
+        });
+    }
+
+    fn row(self, part: &str, run_by: &str, thresholds: Thresholds) -> Row {
+        let Worst { max_abs, relative, psnr } = self;
+        // Four steps carry a part's error on: a picture is judged by its PSNR alone.
+        let passed = match psnr {
+            Some(psnr) => psnr >= thresholds.psnr,
+            None => relative <= thresholds.relative,
+        };
+        // JSON has no infinity: equal pictures are told as the most that f32 can show.
+        let psnr = psnr.map(|psnr| psnr.min(200.0));
+        Row { part: part.to_string(), run_by: run_by.to_string(), max_abs, relative, psnr, passed }
+    }
+}
+
+/// One part's inputs and what the pipeline makes of them.
+struct Example {
+    inputs: Vec<(String, Tensor)>,
+    output: Tensor,
+}
+
+/// Holds every folder that `compile` wrote at or below `dist` against the pipeline.
+///
+/// # Errors
+/// If a folder, the pipeline or a runtime is missing or damaged. A difference past a threshold is no error here: it is in the table.
+pub fn verify(options: &VerifyOptions, report: &mut dyn Report) -> Result<Vec<Verified>> {
+    let folders = compiled_folders(&options.dist)?;
+    report.begin("verify", folders.len() as u64);
+    let mut all = Vec::new();
+    for folder in folders {
+        all.push(verify_folder(&folder, options)?);
+        report.advance(1);
+    }
+    Ok(all)
+}
+
+/// The folders with a manifest, at most two below.
+fn compiled_folders(dist: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut level = vec![dist.to_path_buf()];
+    for _ in 0..3 {
+        let mut below = Vec::new();
+        for folder in level {
+            if folder.join("manifest.json").is_file() {
+                found.push(folder);
+                continue;
+            }
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            below.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+        }
+        level = below;
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::input(format!("there is no manifest.json at or below {}", dist.display()))
+            .help("name a folder that `snapc compile` wrote"));
+    }
+    Ok(found)
+}
+
+fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
+    let manifest = Manifest::read(folder)?;
+    let thresholds = Thresholds::of(&manifest.options.precision);
+    let width = match &manifest.options.subnet {
+        Some(name) => Width::Subnet(name.clone()),
+        None => Width::Numbers(manifest.options.width),
+    };
+    let choice = Choice { width: Some(&width), size: Some(manifest.options.size), steps: None };
+    let reference = Parts::from_pipeline(&options.pipeline, &choice)?;
+    if reference.width != manifest.options.width || reference.schedule.sigmas != manifest.schedule.sigmas {
+        return Err(Error::input("the folder was written from another pipeline: width or sigmas differ")
+            .at(Place::File(folder.to_path_buf()))
+            .help("name the pipeline that it was compiled from with --pipeline"));
+    }
+    let prompts = prompts(&options.pipeline, options.prompts)?;
+    let mut examples: Vec<(Part, Example)> = Vec::new();
+    let mut pictures = Vec::new();
+    for (seed, prompt) in prompts.iter().enumerate() {
+        pictures.push(draw(&reference, prompt, seed as u64, &mut examples)?);
+    }
+    let mut rows = Vec::new();
+    let mut networks = Vec::new();
+    for part in Part::ALL {
+        if let Some(network) = read_artifact(folder, &manifest, part)? {
+            let mut worst = Worst::default();
+            for (_, example) in examples.iter().filter(|(of, _)| *of == part) {
+                worst.add(&network.run(&borrowed(&example.inputs))?, &example.output)?;
+            }
+            rows.push(worst.row(part.name(), "interpreted", thresholds));
+            networks.push(network);
+        }
+    }
+    if let Ok([text_encoder, transformer, vae_decoder]) = <[Network; 3]>::try_from(networks) {
+        let written = Parts { text_encoder, transformer, vae_decoder, ..reference };
+        let mut worst = Worst::default();
+        for (seed, (prompt, expected)) in prompts.iter().zip(&pictures).enumerate() {
+            let found = draw(&written, prompt, seed as u64, &mut Vec::new())?;
+            worst.add(&found.image, &expected.image)?;
+            worst.add_picture(&found.image, &expected.image);
+        }
+        rows.push(worst.row("picture", "interpreted", thresholds));
+    }
+    if let Some(python) = &options.runtime {
+        rows.extend(in_runtime(folder, &manifest, python, &examples, thresholds)?);
+    }
+    let passed = rows.iter().all(|row| row.passed);
+    let precision = manifest.options.precision;
+    Ok(Verified { folder: folder.to_path_buf(), precision, thresholds, rows, passed })
+}
+
+/// The prompts of the pipeline's `verify_prompts.txt`, or the built-in ones.
+fn prompts(pipeline: &Path, count: usize) -> Result<Vec<String>> {
+    let path = pipeline.join("verify_prompts.txt");
+    let list: Vec<String> = match std::fs::read_to_string(&path) {
+        Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect(),
+        Err(_) => PROMPTS.map(str::to_string).to_vec(),
+    };
+    if list.is_empty() || count == 0 {
+        return Err(Error::input("there are no prompts to verify with").at(Place::File(path)));
+    }
+    Ok(list.into_iter().take(count).collect())
+}
+
+/// Draws one picture and keeps what each part was given and gave.
+fn draw(parts: &Parts, prompt: &str, seed: u64, examples: &mut Vec<(Part, Example)>) -> Result<Drawn> {
+    let mut generator = TorchGenerator::new(seed);
+    let shape = parts.latent_shape.clone();
+    let mut noise = || Tensor::f32(shape.clone(), generator.randn(shape.iter().product()));
+    let start = noise();
+    let mut steps = Vec::new();
+    let drawn =
+        parts.draw(&Prompt { text: prompt, guidance: None }, start, &mut |_| Ok(noise()), &mut |step| {
+            let inputs =
+                step.inputs.iter().map(|(name, tensor)| (name.to_string(), (*tensor).clone())).collect();
+            steps.push((Part::Transformer, Example { inputs, output: step.velocity.clone() }));
+        })?;
+    let example = |name: &str, input: &Tensor, output: &Tensor| Example {
+        inputs: vec![(name.to_string(), input.clone())],
+        output: output.clone(),
+    };
+    examples.push((Part::TextEncoder, example("input_ids", &drawn.ids, &drawn.text)));
+    examples.extend(steps);
+    if let Some(last) = drawn.latents.last() {
+        examples.push((Part::VaeDecoder, example("latent", last, &drawn.image)));
+    }
+    Ok(drawn)
+}
+
+fn borrowed(inputs: &[(String, Tensor)]) -> Vec<(&str, &Tensor)> {
+    inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+}
+
+fn in_runtime(
+    folder: &Path,
+    manifest: &Manifest,
+    python: &Path,
+    examples: &[(Part, Example)],
+    thresholds: Thresholds,
+) -> Result<Vec<Row>> {
+    let target = manifest.target()?;
+    let mut jobs = Vec::new();
+    for entry in &manifest.parts {
+        for (part, example) in examples.iter().filter(|(part, _)| part.name() == entry.part) {
+            jobs.push((*part, folder.join(&entry.artifact), example));
+        }
+    }
+    let runs: Vec<runtime::Run> = jobs
+        .iter()
+        .map(|(_, artifact, example)| runtime::Run { artifact, inputs: borrowed(&example.inputs) })
+        .collect();
+    let outputs = runtime::run(target, python, &runs)?;
+    let mut rows = Vec::new();
+    for part in Part::ALL {
+        let mut worst = Worst::default();
+        let mine: Vec<_> = jobs.iter().zip(&outputs).filter(|((of, ..), _)| *of == part).collect();
+        for ((_, _, example), output) in &mine {
+            worst.add(output, &example.output)?;
+        }
+        if !mine.is_empty() {
+            rows.push(worst.row(part.name(), runtime::name(target), thresholds));
+        }
+    }
+    Ok(rows)
+}
