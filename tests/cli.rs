@@ -1,5 +1,5 @@
 //! The command as a user calls it: what it writes, what it says, and what it leaves behind when something is wrong.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 
 use std::path::Path;
 use std::process::{Command, Output};
