@@ -1,5 +1,6 @@
 //! Progress and warnings on standard error, results on standard output.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -183,7 +184,7 @@ pub fn inspection(found: &Inspection) -> String {
                 sigmas.join(" "),
             );
             parts.iter().for_each(|part| text += &summary(part));
-            text + &format!("{ignored} tensors of the checkpoints are not needed\n")
+            text + &not_read(ignored)
         }
         Inspection::Safetensors { tensors, parameters, bytes } => {
             let mut text = String::new();
@@ -194,6 +195,16 @@ pub fn inspection(found: &Inspection) -> String {
         }
         Inspection::Package { target, part } => format!("{target} package\n{}", summary(part)),
     }
+}
+
+/// Tensors that nothing reads, counted by the first word of their names; `--json` has the names.
+fn not_read(ignored: &[String]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in ignored {
+        *counts.entry(name.split('.').next().unwrap_or(name)).or_default() += 1;
+    }
+    let groups: Vec<String> = counts.iter().map(|(word, count)| format!("{word}.* ({count})")).collect();
+    if groups.is_empty() { String::new() } else { format!("not read: {}\n", groups.join(", ")) }
 }
 
 fn summary(part: &snapc_driver::PartSummary) -> String {

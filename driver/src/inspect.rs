@@ -27,8 +27,8 @@ pub enum Inspection {
         schedule: ScheduleEntry,
         /// The parts; the transformer once a subnet.
         parts: Vec<PartSummary>,
-        /// Tensors that no part reads.
-        ignored: usize,
+        /// The tensors that no part reads, by name.
+        ignored: Vec<String>,
     },
     /// A safetensors file.
     Safetensors {
@@ -130,10 +130,10 @@ fn inspect_pipeline(path: &Path) -> Result<Inspection> {
     let latent = pipeline.latent_size(None)?;
     let schedule = pipeline.schedule(None, latent)?;
     let mut parts = Vec::new();
-    let mut ignored = 0;
+    let mut ignored = Vec::new();
     for part in Part::ALL {
         let imported = pipeline.import(part, 1, latent)?;
-        ignored += imported.ignored.len();
+        ignored.extend(imported.ignored.iter().cloned());
         if part != Part::Transformer {
             parts.push(summary(&imported.graph, None));
             continue;
