@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The direct arrows of ARCHITECTURE.md; a crate reaches what they reach.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("ir", &[]),
     ("weights", &["ir"]),
     ("frontends", &["weights"]),
@@ -15,7 +15,8 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("backends/shared", &["weights"]),
     ("backends/coreml", &["backends/shared"]),
     ("backends/onnx", &["backends/shared"]),
-    ("driver", &["frontends", "interp", "passes", "backends/coreml", "backends/onnx"]),
+    ("backends/tflite", &["backends/shared"]),
+    ("driver", &["frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"]),
     ("cli", &["driver"]),
     ("tests", &["cli"]),
 ];

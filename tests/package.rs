@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use snapc_backend::{LegalGraph, legalize};
-use snapc_driver::{Bake, CompileOptions, MinOs, Part, Precision, Silent, Target, Width, compile};
+use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Part, Precision, Silent, Target, Width, compile};
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_passes::{Standard, run, standard};
@@ -27,6 +27,7 @@ fn options(target: Target, precision: Precision, min_os: MinOs, output: &Path) -
         precision,
         min_os,
         bake: Bake::None,
+        layout: Layout::Default,
         output: output.to_path_buf(),
     }
 }

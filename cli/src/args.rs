@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snapc_driver::{Bake, MinOs, Part, Precision, Target, parse_part, parse_size};
+use snapc_driver::{Bake, Layout, MinOs, Part, Precision, Target, parse_part, parse_size};
 
 /// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
 #[derive(Parser)]
@@ -67,6 +67,9 @@ pub struct CompileArgs {
     /// The oldest system a Core ML package runs on: iOS16, iOS17 or iOS18 [default: iOS17]
     #[arg(long, value_name = "OS")]
     pub min_os: Option<MinOs>,
+    /// The layout of ONNX folders: default, or optimum for Hugging Face optimum's pipelines
+    #[arg(long, value_name = "LAYOUT", default_value = "default")]
+    pub layout: Layout,
     /// What of the schedule becomes part of the graph: none
     #[arg(long, value_name = "WHAT", default_value = "none")]
     pub bake: Bake,

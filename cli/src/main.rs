@@ -116,6 +116,7 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         precision: choose(args.precision, &project.precision)?,
         min_os: choose(args.min_os, &project.min_os)?,
         bake: args.bake,
+        layout: args.layout,
         output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
     };
     let mut report = Terminal::new(json);

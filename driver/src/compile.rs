@@ -9,7 +9,10 @@ use snapc_ir::{Context, Error, Place, Result};
 use snapc_passes::{Standard, run, standard};
 use snapc_weights::Store;
 
+use snapc_onnx::Layout;
+
 use crate::Report;
+use crate::companions;
 use crate::manifest::{Manifest, OptionsEntry, PartEntry, ScheduleEntry, TokenizerEntry};
 use crate::options::{CompileOptions, Width};
 use crate::output::Staging;
@@ -31,10 +34,18 @@ struct Job {
     target: Target,
     width: Width,
     passes: Standard,
+    layout: Layout,
     backend: Box<dyn Backend>,
     staging: Staging,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
+}
+
+impl Job {
+    /// The layout of its folder: only ONNX has more than one.
+    fn layout(&self) -> Layout {
+        if self.target == Target::Onnx { self.layout } else { Layout::Default }
+    }
 }
 
 /// Import, slice, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
@@ -49,8 +60,15 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let mut jobs = jobs(options, &pipeline)?;
     let parts = if options.parts.is_empty() { Part::ALL.to_vec() } else { options.parts.clone() };
     for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
-        let imported = pipeline.import(part, 1, latent)?;
-        write_jobs(&mut jobs, &imported, &schedule, report)?;
+        // The one part that a layout changes: optimum's pipelines divide the latent themselves.
+        let (theirs, ours): (Vec<_>, Vec<_>) =
+            jobs.iter_mut().partition(|job| part == Part::VaeDecoder && job.layout() == Layout::Optimum);
+        if !ours.is_empty() {
+            write_jobs(ours, &pipeline.import(part, 1, latent)?, &schedule, report)?;
+        }
+        if !theirs.is_empty() {
+            write_jobs(theirs, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
+        }
     }
     jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
 }
@@ -73,7 +91,8 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
                 target,
                 width: width.clone(),
                 passes,
-                backend: target.backend(options.min_os),
+                layout: options.layout,
+                backend: target.backend_in(options.layout, options.min_os),
                 staging: Staging::begin(&folder)?,
                 parts: Vec::new(),
                 explanations: Vec::new(),
@@ -90,7 +109,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
 /// Makes one part legal for every job, then writes as many at once as there are processors: a writer holds little more than one
 /// block of a weight.
 fn write_jobs(
-    jobs: &mut [Job],
+    mut jobs: Vec<&mut Job>,
     imported: &Imported,
     schedule: &Schedule,
     report: &mut dyn Report,
@@ -111,7 +130,7 @@ fn write_jobs(
             report.advance(bytes);
         }
     };
-    let work: Vec<(&Job, &LegalGraph)> = jobs.iter().zip(&legal).collect();
+    let work: Vec<(&Job, &LegalGraph)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
     for group in work.chunks(at_once) {
         std::thread::scope(|scope| {
@@ -183,13 +202,16 @@ fn finish(
             precision: options.precision.name().to_string(),
             min_os: (job.target == Target::CoreMl).then(|| options.min_os.name().to_string()),
             bake: options.bake.name().to_string(),
+            layout: (job.target == Target::Onnx).then(|| job.layout.name().to_string()),
+            latent_divisor: (job.layout() == Layout::Optimum).then(|| pipeline.scaling_factor()),
         },
-        parts: job.parts,
+        parts: job.parts.clone(),
         schedule: schedule.into(),
         tokenizer: TokenizerEntry { files, tokens: pipeline.text_tokens() },
     };
     let mut text = serde_json::to_string_pretty(&manifest).map_err(Error::bug)?;
     text.push('\n');
     job.staging.write("manifest.json", text.as_bytes())?;
+    companions::write(job.target, job.layout(), pipeline, &manifest, job.staging.path())?;
     Ok(Compiled { folder: job.staging.finish()?, manifest, explanations: job.explanations })
 }

@@ -1,5 +1,6 @@
 //! What snapc does, as functions: each command of the binary calls one.
 
+mod companions;
 mod compile;
 mod generate;
 mod inspect;
@@ -24,6 +25,7 @@ pub use show::{Form, ShowOptions, show};
 pub use snapc_backend::Explanation;
 pub use snapc_coreml::MinOs;
 pub use snapc_frontends::Part;
+pub use snapc_onnx::Layout;
 pub use snapc_passes::{NAMES as PASS_NAMES, Precision};
 pub use targets::Target;
 pub use verify::{Row, Thresholds, Verified, VerifyOptions, verify};

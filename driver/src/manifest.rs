@@ -70,6 +70,10 @@ pub struct OptionsEntry {
     pub min_os: Option<String>,
     /// What of the schedule is part of the graph.
     pub bake: String,
+    /// The layout, for ONNX.
+    pub layout: Option<String>,
+    /// What the latent is divided by before the VAE decoder takes it; none where the decoder does that itself.
+    pub latent_divisor: Option<f64>,
 }
 
 /// One part.

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use snapc_coreml::MinOs;
 use snapc_frontends::{Part, Pipeline};
 use snapc_ir::Result;
+use snapc_onnx::Layout;
 use snapc_passes::Precision;
 
 use crate::targets::Target;
@@ -85,6 +86,8 @@ pub struct CompileOptions {
     pub min_os: MinOs,
     /// What of the schedule becomes part of the graph.
     pub bake: Bake,
+    /// The layout of ONNX folders.
+    pub layout: Layout,
     /// The output folder: `<output>/<target>/<subnet>/`.
     pub output: PathBuf,
 }

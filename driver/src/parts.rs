@@ -20,6 +20,8 @@ pub struct Network {
     pub graph: Graph,
     /// Where its weights are.
     pub store: Store,
+    /// What its `latent` is divided by first, where its graph leaves that to the caller.
+    pub latent_divisor: Option<f64>,
 }
 
 /// All that a run needs.
@@ -84,7 +86,7 @@ impl Parts {
         let width = width.resolve(&pipeline)?;
         let import = |part| -> Result<Network> {
             let imported = pipeline.import(part, 1, latent)?;
-            Ok(Network { graph: imported.graph, store: imported.store })
+            Ok(Network { graph: imported.graph, store: imported.store, latent_divisor: None })
         };
         let mut transformer = import(Part::Transformer)?;
         transformer.graph = Slice { from: pipeline.width(), to: width }.run(&transformer.graph)?;
@@ -200,7 +202,17 @@ impl Network {
     /// # Errors
     /// What the interpreter finds.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
-        first(Interpreter::new(&self.graph, &self.store).run(inputs)?)
+        let interpreter = Interpreter::new(&self.graph, &self.store);
+        let Some(divisor) = self.latent_divisor else { return first(interpreter.run(inputs)?) };
+        let divided: Vec<(&str, Tensor)> = inputs
+            .iter()
+            .map(|(name, tensor)| {
+                let values = tensor.values().iter().map(|value| (f64::from(*value) / divisor) as f32);
+                (*name, Tensor::float(tensor.ty.clone(), values.collect()))
+            })
+            .collect();
+        let divided: Vec<(&str, &Tensor)> = divided.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        first(interpreter.run(&divided)?)
     }
 }
 
@@ -268,5 +280,6 @@ pub fn read_artifact(folder: &Path, manifest: &Manifest, part: Part) -> Result<O
     }
     let target = manifest.target()?;
     let (graph, store) = target.backend(MinOs::default()).read(&folder.join(&entry.artifact))?;
-    Ok(Some(Network { graph, store }))
+    let latent_divisor = manifest.options.latent_divisor.filter(|_| part == Part::VaeDecoder);
+    Ok(Some(Network { graph, store, latent_divisor }))
 }

@@ -24,6 +24,7 @@ pub fn name(target: Target) -> &'static str {
         // Core ML itself runs on Apple's systems alone.
         Target::CoreMl => "coremltools' program, evaluated",
         Target::Onnx => "ONNX Runtime",
+        Target::TfLite => "LiteRT",
     }
 }
 
@@ -32,6 +33,7 @@ fn script(target: Target) -> &'static str {
     match target {
         Target::CoreMl => include_str!("../../tests/python/coreml_check.py"),
         Target::Onnx => include_str!("../../tests/python/onnx_check.py"),
+        Target::TfLite => include_str!("../../tests/python/tflite_check.py"),
     }
 }
 

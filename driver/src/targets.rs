@@ -3,7 +3,8 @@ use std::str::FromStr;
 
 use snapc_backend::Backend;
 use snapc_coreml::{CoreMl, MinOs};
-use snapc_onnx::Onnx;
+use snapc_onnx::{Layout, Onnx};
+use snapc_tflite::TfLite;
 
 /// A format that snapc writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,17 +13,20 @@ pub enum Target {
     CoreMl,
     /// ONNX, opset 21: a folder a part with `model.onnx` and its external data.
     Onnx,
+    /// TFLite (LiteRT): a file a part.
+    TfLite,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 2] = [Target::CoreMl, Target::Onnx];
+    pub const ALL: [Target; 3] = [Target::CoreMl, Target::Onnx, Target::TfLite];
 
     /// The word of the option and the name of the output folder.
     pub fn name(self) -> &'static str {
         match self {
             Target::CoreMl => "coreml",
             Target::Onnx => "onnx",
+            Target::TfLite => "tflite",
         }
     }
 
@@ -30,16 +34,23 @@ impl Target {
     pub fn of_artifact(path: &Path) -> Option<Target> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("mlpackage") => Some(Target::CoreMl),
+            Some("tflite") => Some(Target::TfLite),
             _ if path.join("model.onnx").is_file() => Some(Target::Onnx),
             _ => None,
         }
     }
 
-    /// Its backend.
+    /// Its backend, with the default layout.
     pub fn backend(self, min_os: MinOs) -> Box<dyn Backend> {
+        self.backend_in(Layout::Default, min_os)
+    }
+
+    /// Its backend, in a layout where the target has several.
+    pub fn backend_in(self, layout: Layout, min_os: MinOs) -> Box<dyn Backend> {
         match self {
             Target::CoreMl => Box::new(CoreMl { min_os }),
-            Target::Onnx => Box::new(Onnx),
+            Target::Onnx => Box::new(Onnx { layout }),
+            Target::TfLite => Box::new(TfLite),
         }
     }
 
@@ -47,7 +58,7 @@ impl Target {
     pub fn weights_only(self) -> bool {
         match self {
             Target::CoreMl => false,
-            Target::Onnx => true,
+            Target::Onnx | Target::TfLite => true,
         }
     }
 }

@@ -277,6 +277,11 @@ fn in_runtime(
     examples: &[(Part, Example)],
     thresholds: Thresholds,
 ) -> Result<Vec<Row>> {
+    if manifest.options.latent_divisor.is_some() {
+        return Err(Error::usage("the optimum layout has other inputs than snapc's own")
+            .at(Place::File(folder.to_path_buf()))
+            .help("verify it without --runtime, or compile with --layout default"));
+    }
     let target = manifest.target()?;
     let mut jobs = Vec::new();
     for entry in &manifest.parts {

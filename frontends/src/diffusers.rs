@@ -49,6 +49,7 @@ impl Part {
     }
 }
 
+#[derive(Clone)]
 enum Vae {
     Tiny(tiny::Config),
     Kl(kl::Config),
@@ -240,17 +241,50 @@ impl Pipeline {
         self.scheduler.schedule(steps, self.transformer.tokens(latent)).at(|| Place::File(path))
     }
 
+    /// What a latent is divided by before it is decoded.
+    pub fn scaling_factor(&self) -> f64 {
+        match &self.vae {
+            Vae::Tiny(config) => config.scaling_factor,
+            Vae::Kl(config) => config.scaling_factor,
+        }
+    }
+
+    /// A JSON file of the folder, by its path there.
+    ///
+    /// # Errors
+    /// If it is missing, or no JSON object.
+    pub fn json(&self, file: &str) -> Result<Map<String, Value>> {
+        read_object(&self.folder.join(file))
+    }
+
     /// Imports a part for a batch of `batch` and a latent of that size.
     ///
     /// # Errors
     /// If its weights are missing, damaged, or not what its config says.
     pub fn import(&self, part: Part, batch: usize, latent: [usize; 2]) -> Result<Imported> {
+        self.import_with(part, &self.vae, batch, latent)
+    }
+
+    /// Imports a VAE decoder that takes a latent which is already divided by [`scaling_factor`](Self::scaling_factor).
+    ///
+    /// # Errors
+    /// As [`import`](Self::import).
+    pub fn import_unscaled_decoder(&self, batch: usize, latent: [usize; 2]) -> Result<Imported> {
+        let mut vae = self.vae.clone();
+        match &mut vae {
+            Vae::Tiny(config) => config.scaling_factor = 1.0,
+            Vae::Kl(config) => config.scaling_factor = 1.0,
+        }
+        self.import_with(Part::VaeDecoder, &vae, batch, latent)
+    }
+
+    fn import_with(&self, part: Part, vae: &Vae, batch: usize, latent: [usize; 2]) -> Result<Imported> {
         let (name, weights) = part.files();
         let folder = self.folder.join(name);
         let store = open_store(&folder, weights)?;
         let prefix = if part == Part::TextEncoder { clip::prefix(&store) } else { "" };
         let mut checkpoint = Checkpoint::new(&store, prefix);
-        let graph = match (part, &self.vae) {
+        let graph = match (part, vae) {
             (Part::TextEncoder, _) => {
                 clip::import(&self.text_encoder, &mut checkpoint, batch, self.text_tokens())
             }

@@ -1,4 +1,4 @@
-use snapc_ir::ops::Conv2d;
+use snapc_ir::ops::{Conv2d, Layout};
 
 use super::{Case, f64s, numbers};
 
@@ -52,7 +52,8 @@ fn case(name: &str, sizes: [usize; 10]) -> Case {
     }
     let mut weights = vec![("w", w)];
     weights.extend(bias.map(|bias| ("bias", bias)));
-    let build =
-        |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| b.op(Conv2d { stride, padding }, values);
+    let build = |b: &mut snapc_ir::Builder, values: &[snapc_ir::ValueId]| {
+        b.op(Conv2d { stride, padding, layout: Layout::Nchw }, values)
+    };
     Case::new(&format!("conv2d_{name}"), "conv2d", vec![("x", x)], weights, build, vec![expected])
 }

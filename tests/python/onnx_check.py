@@ -31,7 +31,12 @@ OPSET, IR_VERSION = 21, 10
 DATA_FILE = "model.onnx_data"
 SMALLEST_EXTERNAL = 1024
 LARGE, ALIGN_LARGE, ALIGN_SMALL = 1 << 20, 1 << 16, 1 << 12
-TYPES = {TensorProto.FLOAT: "tensor(float)", TensorProto.FLOAT16: "tensor(float16)", TensorProto.INT32: "tensor(int32)"}
+TYPES = {
+    TensorProto.FLOAT: "tensor(float)",
+    TensorProto.FLOAT16: "tensor(float16)",
+    TensorProto.INT32: "tensor(int32)",
+    TensorProto.INT64: "tensor(int64)",
+}
 
 
 class Fault(Exception):
@@ -123,10 +128,13 @@ def open_session(path, model):
 
 def run(session, inputs_path, outputs_path):
     given = load_file(inputs_path)
-    names = [port.name for port in session.get_inputs()]
-    for name in names:
-        require(name in given, f"{inputs_path} has no {name}")
-    outputs = session.run(None, {name: given[name] for name in names})
+    inputs = {}
+    for port in session.get_inputs():
+        require(port.name in given, f"{inputs_path} has no {port.name}")
+        # The tests' files have no int64.
+        wide = port.type == TYPES[TensorProto.INT64]
+        inputs[port.name] = given[port.name].astype(numpy.int64) if wide else given[port.name]
+    outputs = session.run(None, inputs)
     named = {port.name: numpy.asarray(value, order="C") for port, value in zip(session.get_outputs(), outputs)}
     save_file(named, outputs_path)
 

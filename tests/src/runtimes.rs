@@ -69,6 +69,7 @@ pub fn run(target: Target, jobs: &[Job]) -> Vec<BTreeMap<String, Tensor>> {
     let script = match target {
         Target::CoreMl => "python/coreml_check.py",
         Target::Onnx => "python/onnx_check.py",
+        Target::TfLite => "python/tflite_check.py",
     };
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("jobs.json");

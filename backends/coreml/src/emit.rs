@@ -86,7 +86,7 @@ fn matmul<'a>(e: &mut Emitter<'a>, node: &'a Node, op: &Matmul) -> Result<()> {
 /// `pad` counts only where `pad_type` is `custom`.
 fn conv2d<'a>(e: &mut Emitter<'a>, node: &'a Node, op: &Conv2d) -> Result<()> {
     let groups = match node.operands[..] {
-        [x, weight, ..] => Conv2d::groups(e.graph.ty(x), e.graph.ty(weight)),
+        [x, weight, ..] => op.groups(e.graph.ty(x), e.graph.ty(weight)),
         _ => 1,
     };
     let mut call = e.call(node, "conv");

@@ -2,7 +2,7 @@
 
 use half::f16;
 use snapc_backend::Native;
-use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Linear, Op, ReduceMean};
+use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Layout, Linear, Op, ReduceMean};
 use snapc_ir::{Builder, DType, Error, Replayed, Result, TensorType, ValueId};
 
 /// The most axes that any value may have (coremltools, `mil/program.py`).
@@ -35,6 +35,7 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
         Op::TokensFromMap(_) | Op::MapFromTokens(_) | Op::SplitTokens(_) => {
             no("it is a reshape and a transpose")
         }
+        Op::Conv2d(op) if op.layout != Layout::Nchw => no("MIL's conv has channels before rows and columns"),
         Op::Linear(_)
         | Op::Conv2d(_)
         | Op::Embedding(_)
@@ -70,7 +71,7 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
 pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
     match node.op() {
         Op::Linear(_) => linear(b, &node.operands),
-        Op::Conv2d(op) => conv2d(b, op, &node.operands),
+        Op::Conv2d(op) if op.layout == Layout::Nchw => conv2d(b, op, &node.operands),
         Op::LayerNorm(op) => layer_norm(b, op, &node.operands),
         Op::Rsqrt(_) => through_f32(b, &node.operands, Builder::rsqrt),
         Op::ReduceMean(ReduceMean { axis }) => through_f32(b, &node.operands, |b, x| b.reduce_mean(x, *axis)),

@@ -12,7 +12,7 @@ use coreml_proto::proto::{Model, model};
 use prost::Message;
 use snapc_backend::{Backend, Native, Part, legalize};
 use snapc_coreml::{CoreMl, MinOs};
-use snapc_ir::ops::{Gelu, GeluForm, Op, Reshape, Tanh};
+use snapc_ir::ops::{Conv2d, Gelu, GeluForm, Layout, Op, Reshape, Tanh};
 use snapc_ir::{Builder, Class, DType, Dim, Error, Graph, Stage, TensorType, Weight};
 use snapc_weights::Store;
 
@@ -261,7 +261,8 @@ fn limits_are_errors_that_say_where() {
     assert_refused(&["convolution's weight must be constant", "at mid.0.attn"], |b| {
         let x = b.input("x", TensorType::new(DType::F32, [1, 2, 4, 4]));
         let weight = b.input("w", TensorType::new(DType::F32, [2, 2, 1, 1]));
-        let y = b.one(snapc_ir::ops::Conv2d { stride: 1, padding: 0 }, &[x, weight]).unwrap();
+        let conv = Conv2d { stride: 1, padding: 0, layout: Layout::Nchw };
+        let y = b.one(conv, &[x, weight]).unwrap();
         b.output("y", y);
     });
     assert_refused(&["weight of type i32", "tensor ids"], |b| {

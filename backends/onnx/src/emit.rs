@@ -7,55 +7,64 @@ use snapc_ir::ops::{Conv2d, GeluForm, Op, Slice};
 use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Port, Result, TensorType, ValueId, Weight};
 use snapc_weights::Store;
 
-use crate::layout::{Block, Layout};
+use crate::contract::{Contract, Layout};
+use crate::layout::{Block, Placement};
 use crate::names::Names;
 use crate::schema::{
     AttributeProto, Dimension, EXTERNAL, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     attribute_type, data_type,
 };
-use crate::{DATA_FILE, IR_VERSION, OPSET};
+use crate::{DATA_FILE, IR_VERSION, LAYOUT_FACT, OPSET};
 
 /// The model file of a part. Reads the weights that stand in it, no others.
 ///
 /// # Errors
 /// If such a weight cannot be read.
-pub fn model(part: &Part, layout: &Layout) -> Result<ModelProto> {
+pub fn model(part: &Part, placement: &Placement, layout: Layout) -> Result<ModelProto> {
+    let mut facts: Vec<_> = part.facts.iter().map(|(key, value)| entry(key, value.clone())).collect();
+    if layout != Layout::Default {
+        facts.push(entry(LAYOUT_FACT, layout.name().to_string()));
+    }
     Ok(ModelProto {
         ir_version: IR_VERSION,
         producer_name: "snapc".to_string(),
         producer_version: env!("CARGO_PKG_VERSION").to_string(),
-        graph: Some(graph(part.graph, part.store, layout)?),
+        graph: Some(graph(part.graph, part.store, placement, layout)?),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: OPSET }],
-        metadata_props: part.facts.iter().map(|(key, value)| entry(key, value.clone())).collect(),
+        metadata_props: facts,
     })
 }
 
-fn graph(graph: &Graph, store: &Store, layout: &Layout) -> Result<GraphProto> {
-    let mut emitter = Emitter::new(graph);
+fn graph(graph: &Graph, store: &Store, placement: &Placement, layout: Layout) -> Result<GraphProto> {
+    let mut emitter = Emitter::new(graph, layout);
     for (index, value) in graph.values().iter().enumerate() {
         if let Def::Weight(id) = value.def {
             let weight = graph.weight(id);
-            let name = emitter.weight(weight, layout.block(id.index()), store);
+            let name = emitter.weight(weight, placement.block(id.index()), store);
             emitter.names[index] = name.at(|| Place::Tensor(weight.name.clone()))?;
         }
     }
+    emitter.narrow_inputs()?;
     for node in graph.nodes() {
         emitter.node(node).at(|| Place::Node(node.scope.clone()))?;
     }
     emitter.outputs();
-    let info = |port: &Port| value_info(&port.name, graph.ty(port.value));
+    let info = |port: &Port| value_info(graph.ty(port.value), &port.name, emitter.contract(port));
+    let input = graph.inputs().iter().map(info).collect::<Result<_>>()?;
+    let output = graph.outputs().iter().map(info).collect::<Result<_>>()?;
     Ok(GraphProto {
         node: emitter.nodes,
         name: graph.name().to_string(),
         initializer: emitter.initializers,
-        input: graph.inputs().iter().map(info).collect::<Result<_>>()?,
-        output: graph.outputs().iter().map(info).collect::<Result<_>>()?,
+        input,
+        output,
     })
 }
 
 struct Emitter<'a> {
     graph: &'a Graph,
+    layout: Layout,
     /// The name of each value that is made so far.
     names: Vec<String>,
     /// For each result that is an output its name there; the first one, where it is several.
@@ -69,9 +78,10 @@ struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    fn new(graph: &'a Graph) -> Self {
+    fn new(graph: &'a Graph, layout: Layout) -> Self {
         let mut emitter = Emitter {
             graph,
+            layout,
             names: vec![String::new(); graph.values().len()],
             ports: BTreeMap::new(),
             value_names: Names::default(),
@@ -82,15 +92,42 @@ impl<'a> Emitter<'a> {
         };
         // The names of inputs and outputs are part of the contract: all others give way to them.
         for port in graph.inputs() {
-            emitter.names[port.value.index()] = emitter.value_names.unique(&port.name);
+            emitter.names[port.value.index()] = emitter.value_names.unique(emitter.name(port));
         }
         for port in graph.outputs() {
-            emitter.value_names.unique(&port.name);
+            let name = emitter.name(port);
+            emitter.value_names.unique(name);
             if matches!(graph.value(port.value).def, Def::Result(..)) {
-                emitter.ports.entry(port.value).or_insert(&port.name);
+                emitter.ports.entry(port.value).or_insert(name);
             }
         }
         emitter
+    }
+
+    fn contract(&self, port: &Port) -> Option<&'static Contract> {
+        self.layout.by_own(self.graph.name(), &port.name)
+    }
+
+    /// The name of a port in the file.
+    fn name(&self, port: &'a Port) -> &'a str {
+        self.contract(port).map_or(&port.name, |contract| contract.name)
+    }
+
+    /// The IR has no int64: an input that is int64 in the file is cast to what the graph takes.
+    fn narrow_inputs(&mut self) -> Result<()> {
+        for port in self.graph.inputs() {
+            let Some(to) = self.contract(port).and_then(|contract| contract.wide) else { continue };
+            let dtype = self.graph.ty(port.value).dtype;
+            if dtype != to {
+                return Err(Error::bug(format!("{} is {dtype}, expected {to}", port.name)));
+            }
+            let to = i64::from(data_type_of(to)?);
+            let name = self.node_names.unique(&format!("{}/Cast", port.name));
+            let result = self.value_names.unique(&name);
+            let wide = std::mem::replace(&mut self.names[port.value.index()], result.clone());
+            self.push(name, "Cast", vec![wide], vec![result]).attribute.push(int("to", to));
+        }
+        Ok(())
     }
 
     fn weight(&mut self, weight: &Weight, block: Option<Block>, store: &Store) -> Result<String> {
@@ -247,7 +284,7 @@ impl<'a> Emitter<'a> {
 
     fn convolution(&mut self, node: &Node, op: &Conv2d) -> Result<()> {
         let types = self.graph.operand_types(node);
-        let groups = Conv2d::groups(types[0], types[1]);
+        let groups = op.groups(types[0], types[1]);
         let attributes = [
             int_of("group", groups)?,
             ints("kernel_shape", sizes(&types[1].shape[2..])?),
@@ -307,10 +344,11 @@ impl<'a> Emitter<'a> {
     /// An output that is no result, or a second name of one, is copied: a value has one name.
     fn outputs(&mut self) {
         for port in self.graph.outputs() {
-            if self.ports.get(&port.value) != Some(&port.name.as_str()) {
+            let output = self.name(port);
+            if self.ports.get(&port.value) != Some(&output) {
                 let name = self.node_names.unique("Identity");
                 let source = self.names[port.value.index()].clone();
-                self.push(name, "Identity", vec![source], vec![port.name.clone()]);
+                self.push(name, "Identity", vec![source], vec![output.to_string()]);
             }
         }
     }
@@ -332,10 +370,12 @@ fn same_everywhere(op: &Op) -> Option<&'static str> {
     })
 }
 
-fn value_info(name: &str, ty: &TensorType) -> Result<ValueInfoProto> {
+/// A port: of the name and the type that it has in the file.
+fn value_info(ty: &TensorType, own: &str, contract: Option<&Contract>) -> Result<ValueInfoProto> {
+    let (name, wide) = contract.map_or((own, None), |contract| (contract.name, contract.wide));
+    let elem_type = if wide.is_some() { data_type::INT64 } else { data_type_of(ty.dtype)? };
     let dim = sizes(&ty.shape)?.into_iter().map(|size| Dimension { dim_value: Some(size) }).collect();
-    let tensor =
-        TensorTypeProto { elem_type: data_type_of(ty.dtype)?, shape: Some(TensorShapeProto { dim }) };
+    let tensor = TensorTypeProto { elem_type, shape: Some(TensorShapeProto { dim }) };
     Ok(ValueInfoProto { name: name.to_string(), ty: Some(TypeProto { tensor_type: Some(tensor) }) })
 }
 

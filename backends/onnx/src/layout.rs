@@ -30,34 +30,34 @@ pub struct Block {
 }
 
 /// Where each weight of a graph lies.
-pub struct Layout {
+pub struct Placement {
     blocks: Vec<Block>,
     /// For each weight its block; `None` where it stands in the model file.
     of_weight: Vec<Option<usize>>,
     bytes: u64,
 }
 
-impl Layout {
+impl Placement {
     /// Gives each weight its place. Weights that have the same bytes by their recipes share a block.
     pub fn new(graph: &Graph) -> Self {
-        let mut layout = Layout { blocks: Vec::new(), of_weight: Vec::new(), bytes: 0 };
+        let mut placement = Placement { blocks: Vec::new(), of_weight: Vec::new(), bytes: 0 };
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
         for (index, weight) in graph.weights().iter().enumerate() {
             if is_inline(weight) {
-                layout.of_weight.push(None);
+                placement.of_weight.push(None);
                 continue;
             }
             let block = *known.entry(recipe(weight)).or_insert_with(|| {
                 let bytes = weight.ty().bytes() as u64;
                 let alignment = if bytes >= LARGE { ALIGN_LARGE } else { ALIGN_SMALL };
-                let offset = layout.bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
-                layout.bytes = offset.saturating_add(bytes);
-                layout.blocks.push(Block { weight: index, offset, bytes });
-                layout.blocks.len() - 1
+                let offset = placement.bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+                placement.bytes = offset.saturating_add(bytes);
+                placement.blocks.push(Block { weight: index, offset, bytes });
+                placement.blocks.len() - 1
             });
-            layout.of_weight.push(Some(block));
+            placement.of_weight.push(Some(block));
         }
-        layout
+        placement
     }
 
     /// The block of a weight; `None` where it stands in the model file.

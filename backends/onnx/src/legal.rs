@@ -1,12 +1,15 @@
 //! What ONNX (opset 21) has, and this target's own rules. "ORT" is ONNX Runtime.
 
 use snapc_backend::Native;
-use snapc_ir::ops::{Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm, Rsqrt};
+use snapc_ir::ops::{
+    self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm, Rsqrt,
+};
 use snapc_ir::{
     Builder, DType, Def, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight, shape_text,
 };
 
-use crate::layout::{Layout, inline_bytes};
+use crate::contract::Layout;
+use crate::layout::{Placement, inline_bytes};
 
 /// A protobuf message cannot be longer.
 pub const LONGEST_MESSAGE: u64 = i32::MAX as u64;
@@ -18,8 +21,7 @@ pub const MOST_NUMBERS: usize = 1 << 40;
 pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
     let x = operands[0];
     match op {
-        Op::Conv2d(_)
-        | Op::Embedding(_)
+        Op::Embedding(_)
         | Op::Split(_)
         | Op::Concat(_)
         | Op::Add(_)
@@ -36,6 +38,9 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
         | Op::Reshape(_)
         | Op::Slice(_)
         | Op::Cast(_) => Native::Yes,
+        Op::Conv2d(conv) => {
+            only(conv.layout == ops::Layout::Nchw, "Conv has channels before rows and columns")
+        }
         Op::Matmul(matmul) => only(!matmul.transpose_b, "MatMul takes both operands as they are"),
         Op::Gelu(gelu) => only(gelu.form != GeluForm::Quick, "Gelu has only the forms with erf and tanh"),
         Op::RmsNorm(_) => {
@@ -184,10 +189,11 @@ fn filled(b: &mut Builder, name: &str, value: f32, like: &TensorType, size: usiz
 }
 
 /// Checks a graph against the format's limits. External data has none of its own: offsets are 64-bit.
-pub fn check(graph: &Graph) -> Result<()> {
+pub fn check(graph: &Graph, layout: Layout) -> Result<()> {
+    let name = |own| layout.by_own(graph.name(), own).map_or(own, |port| port.name);
     for port in graph.outputs() {
-        if graph.inputs().iter().any(|input| input.name == port.name) {
-            return Err(Error::limit(format!("an input and an output are both named {}", port.name))
+        if graph.inputs().iter().any(|input| name(&input.name) == name(&port.name)) {
+            return Err(Error::limit(format!("an input and an output are both named {}", name(&port.name)))
                 .help("in ONNX each name stands for one value: rename one of them"));
         }
     }
@@ -198,7 +204,7 @@ pub fn check(graph: &Graph) -> Result<()> {
     if bytes > LONGEST_MESSAGE {
         return Err(too_long(bytes));
     }
-    let bytes = Layout::new(graph).bytes();
+    let bytes = Placement::new(graph).bytes();
     if i64::try_from(bytes).is_err() {
         return Err(Error::limit(format!("the weights have {bytes} bytes; offsets end at 2^63")));
     }

@@ -3,6 +3,7 @@
 //! A part is a folder: `model.onnx` holds the graph and small constants, `model.onnx_data` beside it all other weights
 //! (`docs/ExternalData.md` of onnx/onnx). A node is named `SCOPE/OP`, `SCOPE` being its path in the checkpoint.
 
+mod contract;
 mod emit;
 mod layout;
 mod legal;
@@ -18,8 +19,10 @@ use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
-use crate::layout::Layout;
+use crate::layout::Placement;
 use crate::legal::LONGEST_MESSAGE;
+
+pub use crate::contract::Layout;
 
 /// The version of the standard ops that every file names.
 const OPSET: i64 = 21;
@@ -29,10 +32,15 @@ const IR_VERSION: i64 = 10;
 const MODEL_FILE: &str = "model.onnx";
 /// The file of the weights, named as other exporters name it.
 const DATA_FILE: &str = "model.onnx_data";
+/// The fact of a model file that says whose names its ports have, where not ours.
+const LAYOUT_FACT: &str = "snapc.layout";
 
 /// The writer of ONNX folders.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Onnx;
+pub struct Onnx {
+    /// Whose names the ports have. A reader sees it in the file.
+    pub layout: Layout,
+}
 
 impl Backend for Onnx {
     fn name(&self) -> &'static str {
@@ -48,7 +56,7 @@ impl Backend for Onnx {
     }
 
     fn check(&self, graph: &Graph) -> Result<()> {
-        legal::check(graph)
+        legal::check(graph, self.layout)
     }
 
     fn artifact(&self, part: &str) -> String {
@@ -56,8 +64,8 @@ impl Backend for Onnx {
     }
 
     fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let layout = Layout::new(part.graph);
-        let model = emit::model(part, &layout)?;
+        let placement = Placement::new(part.graph);
+        let model = emit::model(part, &placement, self.layout)?;
         let length = model.encoded_len() as u64;
         if length > LONGEST_MESSAGE {
             return Err(legal::too_long(length));
@@ -66,8 +74,8 @@ impl Backend for Onnx {
         let file = path.join(MODEL_FILE);
         std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
         progress(layout::inline_bytes(part.graph));
-        if layout.bytes() > 0 {
-            layout.write(part.graph, part.store, &path.join(DATA_FILE), progress)?;
+        if placement.bytes() > 0 {
+            placement.write(part.graph, part.store, &path.join(DATA_FILE), progress)?;
         }
         Ok(())
     }

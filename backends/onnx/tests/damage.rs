@@ -19,10 +19,10 @@ struct Written {
 fn written(case: &Case) -> Written {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part");
-    let legal = legalize(&case.graph, &Onnx).unwrap();
+    let legal = legalize(&case.graph, &Onnx::default()).unwrap();
     let facts = [("config".to_string(), "{}".to_string())];
     let part = Part { graph: &legal, store: &case.store, facts: &facts };
-    Onnx.write(&part, &path, &mut |_| {}).unwrap();
+    Onnx::default().write(&part, &path, &mut |_| {}).unwrap();
     let model = std::fs::read(path.join("model.onnx")).unwrap();
     Written { _folder: folder, path, model }
 }
@@ -34,7 +34,7 @@ fn named(name: &str) -> Written {
 
 fn read_error(path: &Path, model: &[u8]) -> String {
     std::fs::write(path.join("model.onnx"), model).unwrap();
-    match Onnx.read(path) {
+    match Onnx::default().read(path) {
         Ok(_) => "no error".to_string(),
         Err(error) => error.to_string(),
     }
@@ -105,7 +105,7 @@ fn a_data_file_that_is_not_there_or_not_whole_is_named() {
     let written = named("large_f32");
     let data = written.path.join("model.onnx_data");
     let bytes = std::fs::read(&data).unwrap();
-    let error = || Onnx.read(&written.path).unwrap_err().to_string();
+    let error = || Onnx::default().read(&written.path).unwrap_err().to_string();
 
     std::fs::write(&data, &bytes[..bytes.len() - 1]).unwrap();
     assert!(error().contains("behind the end of the file"), "{}", error());

@@ -28,7 +28,8 @@ fn write(case: &Case, legal: &LegalGraph, folder: &Path) -> u64 {
     let facts = [("snapc.part".to_string(), case.name.clone())];
     let mut bytes = 0;
     let part = Part { graph: legal, store: &case.store, facts: &facts };
-    Onnx.write(&part, folder, &mut |count| bytes += count)
+    Onnx::default()
+        .write(&part, folder, &mut |count| bytes += count)
         .unwrap_or_else(|error| panic!("{}: {error}", case.name));
     bytes
 }
@@ -46,14 +47,16 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn what_is_written_is_read_back() {
     for case in cases() {
-        let legal = legalize(&case.graph, &Onnx).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let legal =
+            legalize(&case.graph, &Onnx::default()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
         write(&case, &legal, &first);
         write(&case, &legal, &second);
         assert_eq!(files(&first), files(&second), "{}: two runs differ", case.name);
 
-        let (read, store) = Onnx.read(&first).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let (read, store) =
+            Onnx::default().read(&first).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let (read_text, legal_text) = (text::print(&normal(&read)), text::print(&normal(&legal)));
         assert_eq!(read_text, legal_text, "{}", case.name);
         assert_eq!(normal(&read), normal(&legal), "{}", case.name);
@@ -68,7 +71,7 @@ fn what_is_written_is_read_back() {
 fn progress_is_told_all_bytes_that_are_written() {
     let (name, body) = texts().into_iter().find(|(name, _)| name == "large_f32").unwrap();
     let case = case(&name, &body);
-    let legal = legalize(&case.graph, &Onnx).unwrap();
+    let legal = legalize(&case.graph, &Onnx::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(write(&case, &legal, &folder.path().join("part")), legal.weight_bytes());
 }
@@ -90,10 +93,10 @@ fn offsets_are_aligned_and_shared_bytes_are_written_once() {
         output same @c
     ",
     );
-    let legal = legalize(&case.graph, &Onnx).unwrap();
+    let legal = legalize(&case.graph, &Onnx::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     write(&case, &legal, &folder.path().join("part"));
-    let (_, store) = Onnx.read(&folder.path().join("part")).unwrap();
+    let (_, store) = Onnx::default().read(&folder.path().join("part")).unwrap();
     let offset = |name| store.region(name).unwrap().offset;
     // a and c are the same bytes, b follows at a page, d at 64 KiB.
     assert_eq!((offset("a"), offset("b"), offset("c")), (0, 1_441_792, 0));
@@ -112,7 +115,7 @@ fn limits_name_their_place() {
         output x %y
     ",
     );
-    let error = legalize(&same.graph, &Onnx).unwrap_err().to_string();
+    let error = legalize(&same.graph, &Onnx::default()).unwrap_err().to_string();
     assert!(error.contains("both named x"), "{error}");
 
     let empty = case(
@@ -124,6 +127,6 @@ fn limits_name_their_place() {
         output y %y
     ",
     );
-    let error = legalize(&empty.graph, &Onnx).unwrap_err().to_string();
+    let error = legalize(&empty.graph, &Onnx::default()).unwrap_err().to_string();
     assert!(error.contains("empty") && error.contains("at x"), "{error}");
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use snapc_ir::ops::{
-    Attention, Conv2d, Gelu, GeluForm, MapFromTokens, MergeHeads, Pattern, RmsNorm, Rotary, Silu, Split,
-    SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
+    Attention, Conv2d, Gelu, GeluForm, Layout, MapFromTokens, MergeHeads, Pattern, RmsNorm, Rotary, Silu,
+    Split, SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
 };
 use snapc_ir::{Builder, DType, Dim, Error, Graph, Grid, Result, Stage, TensorType, ValueId};
 
@@ -513,7 +513,7 @@ impl Net<'_, '_> {
         if bias {
             operands.push(self.weight(&format!("{path}.bias"), vec![output])?);
         }
-        self.b.scoped(path, |b| b.one(Conv2d { stride: side, padding: 0 }, &operands))
+        self.b.scoped(path, |b| b.one(Conv2d { stride: side, padding: 0, layout: Layout::Nchw }, &operands))
     }
 }
 

@@ -24,7 +24,8 @@ pub struct Config {
     layers_per_block: usize,
     norm_num_groups: usize,
     act_fn: String,
-    scaling_factor: f64,
+    /// What a latent is divided by before it is decoded.
+    pub scaling_factor: f64,
     shift_factor: Option<f64>,
     use_post_quant_conv: bool,
     mid_block_add_attention: bool,

@@ -3,6 +3,7 @@
 pub mod kl;
 pub mod tiny;
 
+use snapc_ir::ops::{Conv2d, Layout};
 use snapc_ir::{Builder, Dim, Error, Result, ValueId};
 
 use crate::checkpoint::Checkpoint;
@@ -35,7 +36,7 @@ fn conv(
         if bias {
             operands.push(checkpoint.weight(b, &format!("{path}.bias"), vec![Dim::fixed(output)])?);
         }
-        b.one(snapc_ir::ops::Conv2d { stride: 1, padding: kernel / 2 }, &operands)
+        b.one(Conv2d { stride: 1, padding: kernel / 2, layout: Layout::Nchw }, &operands)
     })
 }
 

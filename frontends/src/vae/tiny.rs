@@ -21,7 +21,8 @@ pub struct Config {
     upsampling_scaling_factor: usize,
     upsample_fn: String,
     act_fn: String,
-    scaling_factor: f64,
+    /// What a latent is divided by before it is decoded.
+    pub scaling_factor: f64,
     shift_factor: Option<f64>,
 }
 

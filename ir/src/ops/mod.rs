@@ -34,7 +34,7 @@ mod unary;
 pub use attention::{Attention, MASKED, Pattern};
 pub use binary::{Add, Mul, Sub};
 pub use concat::Concat;
-pub use conv2d::Conv2d;
+pub use conv2d::{Conv2d, Layout};
 pub use embedding::Embedding;
 pub use gelu::{Gelu, GeluForm};
 pub use heads::{MergeHeads, SplitHeads};

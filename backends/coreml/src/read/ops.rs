@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use coreml_proto::proto::mil_spec::{Argument, DataType, Operation};
 use snapc_ir::ops::{
-    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, LayerNorm, Linear, Matmul, Mul, Op,
+    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, LayerNorm, Layout, Linear, Matmul, Mul, Op,
     ReduceMean, Relu, Reshape, Rsqrt, Sigmoid, Silu, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
     UpsampleNearest,
 };
@@ -224,7 +224,7 @@ impl Call<'_> {
         if x.rank() != 4 || weight.rank() != 4 || weight.shape[1].checked_mul(groups) != Some(x.shape[1]) {
             return Err(format!("{groups} groups of {weight} do not fit {x}"));
         }
-        self.reader.node(Conv2d { stride, padding }, &operands)
+        self.reader.node(Conv2d { stride, padding, layout: Layout::Nchw }, &operands)
     }
 
     fn gather(&mut self) -> Reading<Vec<ValueId>> {

@@ -1,8 +1,8 @@
 //! One case for every op and for every rule of this target.
 
 use snapc_ir::ops::{
-    Attention, Conv2d, Embedding, Gelu, GeluForm, GroupNorm, LayerNorm, MapFromTokens, MergeHeads, Pattern,
-    Relu, RmsNorm, Rotary, Silu, Split, SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
+    Attention, Conv2d, Embedding, Gelu, GeluForm, GroupNorm, LayerNorm, Layout, MapFromTokens, MergeHeads,
+    Pattern, Relu, RmsNorm, Rotary, Silu, Split, SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
     UpsampleNearest,
 };
 use snapc_ir::{DType, Dim, Grid, Result, TensorType, ValueId, Weight};
@@ -158,14 +158,14 @@ fn conv2d(
     if bias {
         operands.push(m.weight("conv.bias", &[8])?);
     }
-    let y = m.b.one(Conv2d { stride, padding }, &operands)?;
+    let y = m.b.one(Conv2d { stride, padding, layout: Layout::Nchw }, &operands)?;
     m.output(y)
 }
 
 fn conv2d_computed_bias(m: &mut Maker) -> Result<()> {
     let (x, bias) = (m.input(&[1, 4, 5, 5])?, m.input(&[3])?);
     let weight = m.weight("conv.weight", &[3, 4, 3, 3])?;
-    let y = m.b.one(Conv2d { stride: 1, padding: 0 }, &[x, weight, bias])?;
+    let y = m.b.one(Conv2d { stride: 1, padding: 0, layout: Layout::Nchw }, &[x, weight, bias])?;
     m.output(y)
 }
 

@@ -13,9 +13,10 @@ use prost::Message;
 use snapc_ir::{Builder, Context, Error, Graph, Place, Result, Stage, TensorType, ValueId};
 use snapc_weights::Store;
 
+use crate::contract::Layout;
 use crate::legal::LONGEST_MESSAGE;
-use crate::schema::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
-use crate::{DATA_FILE, IR_VERSION, MODEL_FILE, OPSET};
+use crate::schema::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
+use crate::{DATA_FILE, IR_VERSION, LAYOUT_FACT, MODEL_FILE, OPSET};
 
 use nodes::Reader;
 use tensors::{Constant, External};
@@ -29,7 +30,7 @@ pub fn read(folder: &Path) -> Result<(Graph, Store)> {
     let place = || Place::File(path.clone());
     let model = decode(&path)?;
     let proto = checked_graph(&model).at(place)?;
-    let (graph, external) = read_graph(proto).at(place)?;
+    let (graph, external) = read_graph(proto, layout(&model).at(place)?).at(place)?;
     Ok((graph, open_data(folder, external).at(place)?))
 }
 
@@ -67,12 +68,18 @@ fn checked_graph(model: &ModelProto) -> Result<&GraphProto> {
     model.graph.as_ref().ok_or_else(|| Error::input("the model has no graph"))
 }
 
-fn read_graph(proto: &GraphProto) -> Result<(Graph, Vec<External>)> {
+/// Whose names the ports have.
+fn layout(model: &ModelProto) -> Result<Layout> {
+    let fact = model.metadata_props.iter().find(|entry| entry.key == LAYOUT_FACT);
+    fact.map_or(Ok(Layout::Default), |fact| {
+        fact.value.parse().map_err(|message: String| Error::input(message))
+    })
+}
+
+fn read_graph(proto: &GraphProto, layout: Layout) -> Result<(Graph, Vec<External>)> {
     let mut reader = Reader::new(Builder::new(&proto.name, Stage::Legal("onnx".to_string())), uses(proto));
     for info in &proto.input {
-        let ty = port_type(info).at(|| Place::Node(info.name.clone()))?;
-        let value = reader.builder.input(&info.name, ty);
-        reader.define(&info.name, value)?;
+        read_input(&mut reader, info, &proto.name, layout).at(|| Place::Node(info.name.clone()))?;
     }
     let mut external = Vec::new();
     for tensor in &proto.initializer {
@@ -86,9 +93,33 @@ fn read_graph(proto: &GraphProto) -> Result<(Graph, Vec<External>)> {
         if *made != declared {
             return Err(Error::input(format!("the output {} is {made}, declared as {declared}", info.name)));
         }
-        reader.builder.output(&info.name, value);
+        let own = layout.by_name(&proto.name, &info.name).map_or(info.name.as_str(), |port| port.own);
+        reader.builder.output(own, value);
     }
     Ok((reader.builder.finish()?, external))
+}
+
+/// An input under our own name. An int64 one is what the Cast behind it makes of it.
+fn read_input<'a>(
+    reader: &mut Reader<'a>,
+    info: &'a ValueInfoProto,
+    part: &str,
+    layout: Layout,
+) -> Result<()> {
+    let Some(port) = layout.by_name(part, &info.name) else {
+        let value = reader.builder.input(&info.name, port_type(info)?);
+        return reader.define(&info.name, value);
+    };
+    let Some(dtype) = port.wide else {
+        let value = reader.builder.input(port.own, port_type(info)?);
+        return reader.define(&info.name, value);
+    };
+    let (elem_type, sizes) = type_and_sizes(info)?;
+    if elem_type != data_type::INT64 {
+        return Err(Error::input(format!("it has ONNX's element type {elem_type}, expected int64")));
+    }
+    let value = reader.builder.input(port.own, tensors::sized(dtype, &sizes)?);
+    reader.define_wide(&info.name, value)
 }
 
 fn read_initializer<'a>(reader: &mut Reader<'a>, tensor: &'a TensorProto) -> Result<Option<External>> {
@@ -119,12 +150,17 @@ fn uses(proto: &GraphProto) -> BTreeMap<&str, usize> {
 }
 
 fn port_type(info: &ValueInfoProto) -> Result<TensorType> {
+    let (elem_type, sizes) = type_and_sizes(info)?;
+    tensors::tensor_type(elem_type, &sizes)
+}
+
+fn type_and_sizes(info: &ValueInfoProto) -> Result<(i32, Vec<i64>)> {
     let tensor = info.ty.as_ref().and_then(|ty| ty.tensor_type.as_ref());
     let tensor = tensor.ok_or_else(|| Error::input("it has no tensor type"))?;
     let shape = tensor.shape.as_ref().ok_or_else(|| Error::input("it has no shape"))?;
     let sizes: Option<Vec<i64>> = shape.dim.iter().map(|dim| dim.dim_value).collect();
     let sizes = sizes.ok_or_else(|| Error::input("a size is not fixed"))?;
-    tensors::tensor_type(tensor.elem_type, &sizes)
+    Ok((tensor.elem_type, sizes))
 }
 
 fn open_data(folder: &Path, external: Vec<External>) -> Result<Store> {

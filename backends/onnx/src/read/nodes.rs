@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use snapc_ir::ops::{
-    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, GroupNorm, LayerNorm, Matmul, Mul, Op,
+    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, GroupNorm, LayerNorm, Layout, Matmul, Mul, Op,
     ReduceMean, Relu, Reshape, Sigmoid, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose, UpsampleNearest,
 };
 use snapc_ir::{Builder, Context, DType, Error, Place, Result, Source, ValueId};
@@ -24,6 +24,8 @@ const MOST_OPERANDS: usize = 1 << 16;
 enum Held {
     Value(ValueId),
     Integers(Vec<i64>),
+    /// An input that is int64, and the value that a Cast makes of it.
+    Wide(ValueId),
 }
 
 /// The graph that is being read.
@@ -60,6 +62,11 @@ impl<'a> Reader<'a> {
         self.hold(name, Held::Integers(values))
     }
 
+    /// Gives an int64 input its name; `value` is what a Cast makes of it.
+    pub fn define_wide(&mut self, name: &'a str, value: ValueId) -> Result<()> {
+        self.hold(name, Held::Wide(value))
+    }
+
     fn hold(&mut self, name: &'a str, held: Held) -> Result<()> {
         if name.is_empty() {
             return Err(Error::input("a value has no name"));
@@ -77,7 +84,16 @@ impl<'a> Reader<'a> {
             Some(Held::Integers(_)) => {
                 Err(Error::input(format!("{name} is a list of integers, not a value")))
             }
+            Some(Held::Wide(_)) => Err(Error::input(format!("{name} is int64, which only a Cast may read"))),
             None => Err(Error::input(format!("{name} is not made before"))),
+        }
+    }
+
+    /// What a Cast makes of the int64 input that the first operand is; `None` if it is none.
+    fn narrowed(&self, node: &NodeProto) -> Option<ValueId> {
+        match node.input.first().and_then(|name| self.held.get(name.as_str())) {
+            Some(Held::Wide(value)) => Some(*value),
+            _ => None,
         }
     }
 
@@ -144,6 +160,7 @@ impl<'a> Reader<'a> {
             "Identity" => self.identity(node).map(|()| 1),
             "Pow" => groups::rms_norm(self, following),
             "Sqrt" => groups::rsqrt(self, following),
+            "Cast" if self.narrowed(node).is_some() => self.narrow(node).map(|()| 1),
             _ => {
                 let mut attributes = Attributes::of(node)?;
                 let (op, operands) = self.op(node, &mut attributes)?;
@@ -179,6 +196,21 @@ impl<'a> Reader<'a> {
         }
         let value = self.value(from)?;
         self.define(to, value)
+    }
+
+    /// A Cast of an int64 input is that input: the graph has it as it takes it.
+    fn narrow(&mut self, node: &'a NodeProto) -> Result<()> {
+        let Some(value) = self.narrowed(node) else { return Ok(()) };
+        let mut attributes = Attributes::of(node)?;
+        let to = attributes.required_int("to")?;
+        attributes.end()?;
+        let expected =
+            if self.builder.ty(value).dtype == DType::I32 { data_type::INT32 } else { data_type::FLOAT };
+        require(to == i64::from(expected), &format!("the Cast is to {to}, expected {expected}"))?;
+        let ([_], [result]) = (&node.input[..], &node.output[..]) else {
+            return Err(Error::input("Cast takes one value and gives one"));
+        };
+        self.define(result, value)
     }
 
     fn op(&self, node: &'a NodeProto, attributes: &mut Attributes<'a>) -> Result<(Op, Vec<ValueId>)> {
@@ -321,7 +353,7 @@ impl<'a> Reader<'a> {
         let groups = size(attributes.int("group", 1)?)?;
         let expected = groups.checked_mul(weight.shape[1]);
         require(expected == Some(x.shape[1]), "group, weight and channels do not fit each other")?;
-        Ok(Conv2d { stride, padding })
+        Ok(Conv2d { stride, padding, layout: Layout::Nchw })
     }
 
     fn resize(&self, node: &'a NodeProto, attributes: &mut Attributes<'a>) -> Result<usize> {

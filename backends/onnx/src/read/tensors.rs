@@ -119,7 +119,7 @@ pub fn check_overlaps(tensors: &[External]) -> Result<()> {
     Ok(())
 }
 
-/// The type of a value, its sizes being at least 1 and not so large that counting overflows.
+/// The type of a value.
 pub fn tensor_type(data_type: i32, sizes: &[i64]) -> Result<TensorType> {
     let dtype = match data_type {
         data_type::FLOAT => DType::F32,
@@ -127,6 +127,11 @@ pub fn tensor_type(data_type: i32, sizes: &[i64]) -> Result<TensorType> {
         data_type::INT32 => DType::I32,
         other => return Err(Error::input(format!("snapc writes no values of ONNX's element type {other}"))),
     };
+    sized(dtype, sizes)
+}
+
+/// The type of numbers and of sizes that are at least 1 and not so large that counting overflows.
+pub fn sized(dtype: DType, sizes: &[i64]) -> Result<TensorType> {
     let shape: Option<Vec<usize>> =
         sizes.iter().map(|&size| usize::try_from(size).ok().filter(|&size| size > 0)).collect();
     let shape = shape.ok_or_else(|| Error::input(format!("the sizes {sizes:?} are not all positive")))?;

@@ -1,0 +1,342 @@
+//! A legal graph as a model: one function a native op that is more than a name.
+
+use std::collections::BTreeMap;
+
+use snapc_backend::Part;
+use snapc_ir::ops::{Cast, Conv2d, GeluForm, Op, Slice, Split};
+use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Result, TensorType, ValueId, Weight};
+use snapc_weights::Store;
+
+use crate::blocks::Blocks;
+use crate::names::Names;
+use crate::pack::{Buffer, Field, Model, Operator, Options, Tensor};
+use crate::schema::{
+    self, ABSENT, BUFFER_LOCATION, Builtin, MIN_RUNTIME, OUTSIDE_RUNTIME, padding, slot, tensor_type,
+};
+
+/// The model of a part. Reads the weights that stand in the flatbuffer, no others.
+///
+/// # Errors
+/// If such a weight cannot be read.
+pub fn model(part: &Part, blocks: &Blocks) -> Result<Model> {
+    let graph: &Graph = part.graph;
+    let mut emitter = Emitter::new(graph, blocks)?;
+    for (index, value) in graph.values().iter().enumerate() {
+        if let Def::Weight(id) = value.def {
+            let weight = graph.weight(id);
+            let tensor = emitter.weight(weight, blocks.of_weight(id.index()), part.store);
+            emitter.tensors[index] = Some(tensor.at(|| Place::Tensor(weight.name.clone()))?);
+        }
+    }
+    for node in graph.nodes() {
+        emitter.node(node).at(|| Place::Node(node.scope.clone()))?;
+    }
+    emitter.outputs()?;
+    emitter.metadata(part, !blocks.all().is_empty());
+    Ok(emitter.model)
+}
+
+struct Emitter<'a> {
+    graph: &'a Graph,
+    /// The tensor of each value that is made so far.
+    tensors: Vec<Option<i32>>,
+    names: Names,
+    /// Tensors of the integers that are attributes in the IR and operands in TFLite, by sizes and values.
+    constants: BTreeMap<(Vec<usize>, Vec<i32>), i32>,
+    model: Model,
+}
+
+impl<'a> Emitter<'a> {
+    fn new(graph: &'a Graph, blocks: &Blocks) -> Result<Self> {
+        let model = Model {
+            name: graph.name().to_string(),
+            description: format!("snapc {}", env!("CARGO_PKG_VERSION")),
+            tensors: Vec::new(),
+            operators: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            // The first is the one of all tensors that have no numbers of their own; then come the blocks in their order.
+            buffers: vec![Buffer::Empty],
+            metadata: Vec::new(),
+        };
+        let mut emitter = Emitter {
+            graph,
+            tensors: vec![None; graph.values().len()],
+            names: Names::default(),
+            constants: BTreeMap::new(),
+            model,
+        };
+        emitter.model.buffers.extend((0..blocks.all().len()).map(Buffer::Block));
+        for port in graph.inputs() {
+            let tensor = emitter.tensor(&port.name, graph.ty(port.value), 0)?;
+            emitter.tensors[port.value.index()] = Some(tensor);
+            emitter.model.inputs.push((port.name.clone(), tensor));
+        }
+        Ok(emitter)
+    }
+
+    /// Adds a tensor; gives its number.
+    fn tensor(&mut self, name: &str, ty: &TensorType, buffer: u32) -> Result<i32> {
+        let (kind, shape) = (tensor_type_of(ty.dtype)?, sizes(&ty.shape)?);
+        let name = self.names.unique(name);
+        self.model.tensors.push(Tensor { name, kind, shape, buffer });
+        size(self.model.tensors.len() - 1)
+    }
+
+    fn inline(&mut self, bytes: Vec<u8>) -> u32 {
+        self.model.buffers.push(Buffer::Inline(bytes));
+        self.model.buffers.len() as u32 - 1
+    }
+
+    fn weight(&mut self, weight: &Weight, block: Option<usize>, store: &Store) -> Result<i32> {
+        let buffer = match block {
+            Some(block) => block as u32 + 1,
+            None => {
+                let mut raw = Vec::with_capacity(weight.ty().bytes());
+                store.stream(weight, &mut |bytes| {
+                    raw.extend_from_slice(bytes);
+                    Ok(())
+                })?;
+                self.inline(raw)
+            }
+        };
+        self.tensor(&weight.name, &weight.ty(), buffer)
+    }
+
+    /// A list of integers as an operand: `shape` are the sizes of the list itself.
+    fn integers(&mut self, kind: &str, shape: &[usize], values: &[usize]) -> Result<i32> {
+        let values = sizes(values)?;
+        let key = (shape.to_vec(), values);
+        if let Some(&tensor) = self.constants.get(&key) {
+            return Ok(tensor);
+        }
+        let bytes = key.1.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let buffer = self.inline(bytes);
+        let name = key.1.iter().fold(kind.to_string(), |name, value| format!("{name}.{value}"));
+        let tensor = self.tensor(&name, &TensorType::new(DType::I32, shape), buffer)?;
+        self.constants.insert(key, tensor);
+        Ok(tensor)
+    }
+
+    fn vector(&mut self, kind: &str, values: &[usize]) -> Result<i32> {
+        self.integers(kind, &[values.len()], values)
+    }
+
+    fn operand(&self, node: &Node, number: usize) -> Result<i32> {
+        let value = node.operands.get(number).and_then(|id| self.tensors[id.index()]);
+        value.ok_or_else(|| Error::bug("an operand is not made before its node"))
+    }
+
+    fn operands(&self, node: &Node) -> Result<Vec<i32>> {
+        (0..node.operands.len()).map(|number| self.operand(node, number)).collect()
+    }
+
+    /// The name of what a node makes: its path carries the node's through the file, since operators have no names.
+    fn name(node: &Node, what: &str) -> String {
+        let separator = if node.scope.is_empty() { "" } else { "/" };
+        format!("{}{separator}{what}", node.scope)
+    }
+
+    /// Adds the operator that makes the results of `node`.
+    fn last(
+        &mut self,
+        node: &Node,
+        builtin: &'static Builtin,
+        inputs: Vec<i32>,
+        options: Options,
+    ) -> Result<()> {
+        let mut outputs = Vec::with_capacity(node.results.len());
+        for id in &node.results {
+            let tensor = self.tensor(&Self::name(node, node.op.name()), self.graph.ty(*id), 0)?;
+            self.tensors[id.index()] = Some(tensor);
+            outputs.push(tensor);
+        }
+        self.model.operators.push(Operator { builtin, inputs, outputs, options });
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Node) -> Result<()> {
+        let inputs = self.operands(node)?;
+        if let Some(builtin) = same_operands(&node.op) {
+            return self.last(node, builtin, inputs, Vec::new());
+        }
+        match &node.op {
+            Op::Linear(_) => {
+                let bias = inputs.get(2).copied().unwrap_or(ABSENT);
+                let options = vec![(slot::fully_connected::KEEP_NUM_DIMS, Field::Bool(true))];
+                self.last(node, schema::FULLY_CONNECTED, vec![inputs[0], inputs[1], bias], options)
+            }
+            Op::Matmul(op) => {
+                let options = vec![(slot::batch_matmul::ADJ_Y, Field::Bool(op.transpose_b))];
+                self.last(node, schema::BATCH_MATMUL, inputs, options)
+            }
+            Op::Conv2d(op) => self.convolution(node, op, inputs),
+            Op::Gelu(op) => {
+                let tanh = op.form == GeluForm::Tanh;
+                let options = vec![(slot::gelu::APPROXIMATE, Field::Bool(tanh))];
+                self.last(node, schema::GELU, inputs, options)
+            }
+            Op::Softmax(_) => {
+                self.last(node, schema::SOFTMAX, inputs, vec![(slot::softmax::BETA, Field::Float(1.0))])
+            }
+            Op::Split(op) => self.split(node, op, inputs[0]),
+            Op::Concat(op) => {
+                let options = vec![(slot::concatenation::AXIS, Field::Int(size(op.axis)?))];
+                self.last(node, schema::CONCATENATION, inputs, options)
+            }
+            Op::ReduceMean(op) => {
+                let axes = self.vector("axes", &[op.axis])?;
+                let options = vec![(slot::reducer::KEEP_DIMS, Field::Bool(true))];
+                self.last(node, schema::MEAN, vec![inputs[0], axes], options)
+            }
+            Op::Transpose(op) => {
+                let perm = self.vector("perm", &op.perm)?;
+                self.last(node, schema::TRANSPOSE, vec![inputs[0], perm], Vec::new())
+            }
+            Op::Reshape(op) => {
+                let (inputs, options) = self.reshape(inputs[0], &op.shape)?;
+                self.last(node, schema::RESHAPE, inputs, options)
+            }
+            Op::Slice(op) => self.slice(node, op, inputs[0]),
+            Op::Cast(op) => self.cast(node, op, inputs),
+            other => Err(Error::bug(format!("{} is not legal in TFLite", other.name()))),
+        }
+    }
+
+    /// Padding is said by a word where TFLite's `SAME` is it, by an operator of its own else.
+    fn convolution(&mut self, node: &Node, op: &Conv2d, mut inputs: Vec<i32>) -> Result<()> {
+        let types = self.graph.operand_types(node);
+        let (x, weight) = (types[0].clone(), types[1].clone());
+        let grouped = op.groups(&x, &weight) != 1;
+        let builtin = if grouped { schema::CONV_2D_GROUPED } else { schema::CONV_2D };
+        let same = op.stride == 1 && weight.shape[1..3] == [2 * op.padding + 1; 2];
+        let word = if same && op.padding > 0 { padding::SAME } else { padding::VALID };
+        if op.padding > 0 && !same {
+            let (p, mut shape) = (op.padding, x.shape.clone());
+            let sides = self.integers("sides", &[4, 2], &[0, 0, p, p, p, p, 0, 0])?;
+            shape[1] += 2 * p;
+            shape[2] += 2 * p;
+            let padded = self.tensor(&Self::name(node, "pad"), &x.with_shape(shape), 0)?;
+            let operands = vec![inputs[0], sides];
+            let options = Vec::new();
+            self.model.operators.push(Operator {
+                builtin: schema::PAD,
+                inputs: operands,
+                outputs: vec![padded],
+                options,
+            });
+            inputs[0] = padded;
+        }
+        let stride = Field::Int(size(op.stride)?);
+        let options = vec![
+            (slot::conv::PADDING, Field::Byte(word)),
+            (slot::conv::STRIDE_W, stride.clone()),
+            (slot::conv::STRIDE_H, stride),
+        ];
+        self.last(node, builtin, inputs, options)
+    }
+
+    fn split(&mut self, node: &Node, op: &Split, x: i32) -> Result<()> {
+        let axis = self.integers("axis", &[], &[op.axis])?;
+        let options = vec![(slot::split::NUM_SPLITS, Field::Int(size(op.parts)?))];
+        self.last(node, schema::SPLIT, vec![axis, x], options)
+    }
+
+    /// The sizes stand in an operand and in the options: runtimes and converters read either.
+    fn reshape(&mut self, x: i32, shape: &[usize]) -> Result<(Vec<i32>, Options)> {
+        let options = vec![(slot::reshape::NEW_SHAPE, Field::Ints(sizes(shape)?))];
+        Ok((vec![x, self.vector("shape", shape)?], options))
+    }
+
+    fn slice(&mut self, node: &Node, op: &Slice, x: i32) -> Result<()> {
+        let mut lengths = self.graph.ty(node.operands[0]).shape.clone();
+        let mut starts = vec![0; lengths.len()];
+        (starts[op.axis], lengths[op.axis]) = (op.start, op.size);
+        let inputs = vec![x, self.vector("begin", &starts)?, self.vector("size", &lengths)?];
+        self.last(node, schema::SLICE, inputs, Vec::new())
+    }
+
+    /// A weight stored as f16 is dequantized: XNNPACK unpacks it as it loads. It takes no CAST.
+    fn cast(&mut self, node: &Node, op: &Cast, inputs: Vec<i32>) -> Result<()> {
+        let from = self.graph.ty(node.operands[0]).dtype;
+        if self.graph.as_weight(node.operands[0]).is_some() && (from, op.dtype) == (DType::F16, DType::F32) {
+            return self.last(node, schema::DEQUANTIZE, inputs, Vec::new());
+        }
+        let options = vec![
+            (slot::cast::IN_DATA_TYPE, Field::Byte(tensor_type_of(from)?)),
+            (slot::cast::OUT_DATA_TYPE, Field::Byte(tensor_type_of(op.dtype)?)),
+        ];
+        self.last(node, schema::CAST, inputs, options)
+    }
+
+    /// An output that is no result, or a second name of one, is copied: a tensor is one output.
+    fn outputs(&mut self) -> Result<()> {
+        let mut taken: Vec<ValueId> = Vec::new();
+        for port in self.graph.outputs() {
+            let made = self.tensors[port.value.index()];
+            let mut tensor = made.ok_or_else(|| Error::bug("an output is not made"))?;
+            let is_result = matches!(self.graph.value(port.value).def, Def::Result(..));
+            if !is_result || taken.contains(&port.value) {
+                let ty = self.graph.ty(port.value);
+                let (inputs, options) = self.reshape(tensor, &ty.shape)?;
+                tensor = self.tensor(&port.name, ty, 0)?;
+                let outputs = vec![tensor];
+                self.model.operators.push(Operator { builtin: schema::RESHAPE, inputs, outputs, options });
+            }
+            taken.push(port.value);
+            self.model.outputs.push((port.name.clone(), tensor));
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, part: &Part, outside: bool) {
+        let versions = self.model.operators.iter().map(|operator| operator.builtin.runtime);
+        let [major, minor] = versions.chain(outside.then_some(OUTSIDE_RUNTIME)).max().unwrap_or_default();
+        let mut runtime = format!("{major}.{minor}.0").into_bytes();
+        runtime.resize(16, 0);
+        let mut entries = vec![(MIN_RUNTIME.to_string(), runtime)];
+        if outside {
+            let (key, value) = BUFFER_LOCATION;
+            entries.push((key.to_string(), value.as_bytes().to_vec()));
+        }
+        entries.extend(part.facts.iter().map(|(key, value)| (key.clone(), value.as_bytes().to_vec())));
+        for (key, value) in entries {
+            let buffer = self.inline(value);
+            self.model.metadata.push((key, buffer));
+        }
+    }
+}
+
+/// The operator that has the operands of the op and no option that differs from its default.
+fn same_operands(op: &Op) -> Option<&'static Builtin> {
+    Some(match op {
+        Op::Add(_) => schema::ADD,
+        Op::Sub(_) => schema::SUB,
+        Op::Mul(_) => schema::MUL,
+        Op::Embedding(_) => schema::EMBEDDING_LOOKUP,
+        Op::Rsqrt(_) => schema::RSQRT,
+        Op::Tanh(_) => schema::TANH,
+        Op::Sigmoid(_) => schema::LOGISTIC,
+        Op::Relu(_) => schema::RELU,
+        Op::Sin(_) => schema::SIN,
+        Op::Cos(_) => schema::COS,
+        _ => return None,
+    })
+}
+
+fn tensor_type_of(dtype: DType) -> Result<i8> {
+    match dtype {
+        DType::F32 => Ok(tensor_type::FLOAT32),
+        DType::F16 => Ok(tensor_type::FLOAT16),
+        DType::I32 => Ok(tensor_type::INT32),
+        DType::BF16 => Err(Error::bug("a value of type bf16")),
+    }
+}
+
+fn size(value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::limit(format!("{value} is too large a number")))
+}
+
+fn sizes(values: &[usize]) -> Result<Vec<i32>> {
+    values.iter().map(|&value| size(value)).collect()
+}

@@ -1,0 +1,127 @@
+//! What TFLite has: builtin operators that its CPU delegate XNNPACK takes, so that a part is one piece to it.
+
+use snapc_backend::Native;
+use snapc_ir::ops::{GeluForm, Layout, Op};
+use snapc_ir::{DType, Def, Error, Graph, Place, Result, TensorType, shape_text};
+
+use crate::blocks::{Blocks, inline_bytes};
+use crate::pack::LONGEST;
+
+/// XNNPACK takes six; GPUs take four in most operators.
+const MOST_AXES: usize = 4;
+
+/// XNNPACK leaves out a concatenation of more.
+pub const MOST_JOINED: usize = 5;
+
+/// XNNPACK leaves out a split into more.
+const MOST_PARTS: usize = 4;
+
+/// Kernels count the numbers of a value in 32 bits.
+pub const MOST_NUMBERS: usize = i32::MAX as usize;
+
+/// Whether there is an operator for this op.
+pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
+    if operands.iter().any(|ty| ty.dtype == DType::F16) && !matches!(op, Op::Cast(_)) {
+        return no("values in f16 need a runtime of version 2.23");
+    }
+    match op {
+        Op::Linear(_)
+        | Op::Add(_)
+        | Op::Sub(_)
+        | Op::Mul(_)
+        | Op::Matmul(_)
+        | Op::Softmax(_)
+        | Op::ReduceMean(_)
+        | Op::Rsqrt(_)
+        | Op::Tanh(_)
+        | Op::Sigmoid(_)
+        | Op::Relu(_)
+        | Op::Sin(_)
+        | Op::Cos(_)
+        | Op::Transpose(_)
+        | Op::Reshape(_)
+        | Op::Slice(_)
+        | Op::Cast(_) => Native::Yes,
+        Op::Conv2d(conv) => {
+            only(conv.layout == Layout::Nhwc && operands.len() == 3, "CONV_2D has channels last, and a bias")
+        }
+        Op::Embedding(_) => only(operands[0].rank() == 1, "EMBEDDING_LOOKUP takes ids on one axis"),
+        Op::Concat(_) => only(operands.len() <= MOST_JOINED, "XNNPACK joins at most five"),
+        Op::Split(split) => only((2..=MOST_PARTS).contains(&split.parts), "XNNPACK splits into 2 to 4"),
+        Op::Gelu(gelu) => only(gelu.form != GeluForm::Quick, "GELU has only the forms with erf and tanh"),
+        Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GroupNorm(_) => no("there is no builtin norm"),
+        Op::Attention(_) => no("there is no builtin attention"),
+        Op::Rotary(_) | Op::TimestepEmbedding(_) => no("there is no builtin embedding of positions"),
+        Op::Silu(_) => no("it is LOGISTIC and MUL"),
+        Op::SplitHeads(_) | Op::MergeHeads(_) => no("it is RESHAPE"),
+        Op::TokensFromMap(_) | Op::MapFromTokens(_) | Op::SplitTokens(_) => no("it is RESHAPE and TRANSPOSE"),
+        Op::UpsampleNearest(_) => no("XNNPACK leaves out RESIZE_NEAREST_NEIGHBOR"),
+    }
+}
+
+fn only(condition: bool, reason: &str) -> Native {
+    if condition { Native::Yes } else { no(reason) }
+}
+
+fn no(reason: &str) -> Native {
+    Native::No(reason.to_string())
+}
+
+/// Checks a graph against the limits of the format and its kernels.
+pub fn check(graph: &Graph) -> Result<()> {
+    for value in graph.values() {
+        check_type(&value.ty).map_err(|error| error.at(place(graph, value.def)))?;
+    }
+    let bytes = Blocks::new(graph).bytes();
+    if i64::try_from(bytes).is_err() {
+        return Err(Error::limit(format!("the weights have {bytes} bytes; offsets end at 2^63")));
+    }
+    let length = longest_flatbuffer(graph);
+    if length > LONGEST {
+        return Err(Error::limit(format!(
+            "the graph alone would take up to {length} bytes; a flatbuffer ends at 2 GiB"
+        ))
+        .help("the graph has too many nodes or small weights: compile a smaller one"));
+    }
+    Ok(())
+}
+
+/// More bytes than the flatbuffer of the graph will have.
+fn longest_flatbuffer(graph: &Graph) -> u64 {
+    /// A tensor's or an operator's tables with all that a name does not lengthen, and the constants of an operator.
+    const EACH: u64 = 512;
+    let names = graph.weights().iter().map(|weight| weight.name.len() as u64).sum::<u64>();
+    let nodes = graph.nodes().iter().map(|node| {
+        let values = (node.results.len() + node.operands.len()) as u64;
+        2 * EACH + values * (EACH + node.scope.len() as u64)
+    });
+    let ports = (graph.inputs().len() + graph.outputs().len()) as u64;
+    inline_bytes(graph) + names + (graph.weights().len() as u64 + ports) * EACH + nodes.sum::<u64>()
+}
+
+fn check_type(ty: &TensorType) -> Result<()> {
+    if ty.dtype == DType::BF16 {
+        return Err(Error::bug("a value of type bf16"));
+    }
+    let sizes = shape_text(&ty.shape);
+    if ty.rank() > MOST_AXES {
+        return Err(Error::limit(format!("a value of sizes {sizes} has more than {MOST_AXES} axes"))
+            .help("no model that snapc imports has such a value: please report this one"));
+    }
+    if ty.shape.contains(&0) {
+        return Err(Error::limit(format!("a value is empty: {sizes}")).help("compile for a larger size"));
+    }
+    if ty.count() > MOST_NUMBERS {
+        return Err(Error::limit(format!("a value of sizes {sizes} has more than {MOST_NUMBERS} numbers"))
+            .help("compile for a smaller size"));
+    }
+    Ok(())
+}
+
+fn place(graph: &Graph, def: Def) -> Place {
+    match def {
+        Def::Input(number) => Place::Node(graph.inputs()[number].name.clone()),
+        Def::Weight(id) => Place::Tensor(graph.weight(id).name.clone()),
+        Def::Result(id, _) => Place::Node(graph.node(id).scope.clone()),
+    }
+}

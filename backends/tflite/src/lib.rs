@@ -1,0 +1,67 @@
+//! Writes a part as TFLite (LiteRT): one file, builtin operators alone, one signature with the graph's names.
+//!
+//! The file is a flatbuffer with the graph and small constants, and behind it all other weights, which buffers name by offset and
+//! size. So nothing but disk limits their size. A tensor that an operator makes is named `SCOPE/OP`, `SCOPE` being the node's path
+//! in the checkpoint; the names of inputs and outputs are those of the signature.
+
+mod blocks;
+mod emit;
+mod legal;
+mod maps;
+mod names;
+mod pack;
+mod read;
+mod rules;
+mod schema;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use snapc_backend::{Backend, Native, Part};
+use snapc_ir::ops::Op;
+use snapc_ir::{Builder, Error, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_weights::Store;
+
+use crate::blocks::Blocks;
+
+/// The writer of `.tflite` files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TfLite;
+
+impl Backend for TfLite {
+    fn name(&self) -> &'static str {
+        "tflite"
+    }
+
+    fn native(&self, op: &Op, operands: &[&TensorType]) -> Native {
+        legal::native(op, operands)
+    }
+
+    fn rule(&self, builder: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
+        rules::rule(builder, node)
+    }
+
+    fn check(&self, graph: &Graph) -> Result<()> {
+        legal::check(graph)
+    }
+
+    fn artifact(&self, part: &str) -> String {
+        format!("{part}.tflite")
+    }
+
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let blocks = Blocks::new(part.graph);
+        let model = emit::model(part, &blocks)?;
+        let failed = |error: std::io::Error| Error::io("write", path, &error);
+        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        file.write_all(&pack::pack(&model, &blocks)).map_err(failed)?;
+        progress(blocks::inline_bytes(part.graph));
+        blocks.write(part.graph, part.store, &mut file, &failed, progress)?;
+        file.flush().map_err(failed)
+    }
+
+    fn read(&self, path: &Path) -> Result<(Graph, Store)> {
+        read::read(path)
+    }
+}

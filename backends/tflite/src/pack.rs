@@ -1,0 +1,292 @@
+//! A model as a flatbuffer.
+//!
+//! The tables are written with the `flatbuffers` crate's builder and our own numbers of fields. The builder writes from the end
+//! of the file to its front: what a table points at comes first.
+
+use flatbuffers::{
+    FlatBufferBuilder, ForwardsUOffset, TableFinishedWIPOffset, UOffsetT, VOffsetT, Vector, WIPOffset,
+};
+
+use crate::blocks::Blocks;
+use crate::schema::{ALIGNMENT, Builtin, FILE_IDENTIFIER, SIGNATURE, VERSION, slot};
+
+/// A field of an operator's options.
+#[derive(Clone, Debug)]
+pub enum Field {
+    Bool(bool),
+    Byte(i8),
+    Int(i32),
+    Float(f32),
+    Ints(Vec<i32>),
+}
+
+/// `Tensor`.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub name: String,
+    pub kind: i8,
+    pub shape: Vec<i32>,
+    /// Its buffer; 0 is the one without data, for what operators make.
+    pub buffer: u32,
+}
+
+/// `Operator`.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    pub builtin: &'static Builtin,
+    pub inputs: Vec<i32>,
+    pub outputs: Vec<i32>,
+    pub options: Options,
+}
+
+/// Where the bytes of a buffer are.
+#[derive(Clone, Debug)]
+pub enum Buffer {
+    /// Nowhere: an operator makes them.
+    Empty,
+    /// In the flatbuffer.
+    Inline(Vec<u8>),
+    /// Behind it.
+    Block(usize),
+}
+
+/// A model of one graph.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub name: String,
+    pub description: String,
+    pub tensors: Vec<Tensor>,
+    pub operators: Vec<Operator>,
+    /// The names of the signature, each with its tensor.
+    pub inputs: Vec<(String, i32)>,
+    pub outputs: Vec<(String, i32)>,
+    pub buffers: Vec<Buffer>,
+    /// Key and buffer.
+    pub metadata: Vec<(String, u32)>,
+}
+
+/// The flatbuffer, whose length is a multiple of [`ALIGNMENT`]: the blocks follow it at once. Offsets count from the start of the
+/// file, so it is made twice: its length does not depend on them.
+pub fn pack(model: &Model, blocks: &Blocks) -> Vec<u8> {
+    let trial = Packer::pack(model, blocks, 0, 0);
+    // All within is aligned to 8 bytes at most, so a gap of 8 shifts what stands before it and nothing else.
+    let gap = trial.len().next_multiple_of(ALIGNMENT as usize) - trial.len();
+    Packer::pack(model, blocks, gap, (trial.len() + gap) as u64)
+}
+
+type Table = WIPOffset<TableFinishedWIPOffset>;
+type Tables = WIPOffset<Vector<'static, ForwardsUOffset<TableFinishedWIPOffset>>>;
+
+/// Fields of an operator's options, each with its number.
+pub type Options = Vec<(u16, Field)>;
+
+struct Packer {
+    builder: FlatBufferBuilder<'static>,
+}
+
+impl Packer {
+    fn pack(model: &Model, blocks: &Blocks, gap: usize, length: u64) -> Vec<u8> {
+        let mut packer = Packer { builder: FlatBufferBuilder::new() };
+        // The tables' offsets are aligned to this, and with them the whole.
+        packer.builder.push(0u64);
+        let inline: Vec<Option<_>> = model.buffers.iter().map(|buffer| packer.data(buffer)).collect();
+        packer.zeros(gap);
+        let buffers: Vec<Table> = model
+            .buffers
+            .iter()
+            .zip(inline)
+            .map(|(buffer, inline)| packer.buffer(buffer, inline, blocks, length))
+            .collect();
+        let buffers = packer.builder.create_vector(&buffers);
+        let root = packer.model(model, buffers);
+        packer.builder.finish(root, Some(FILE_IDENTIFIER));
+        packer.builder.finished_data().to_vec()
+    }
+
+    fn zeros(&mut self, count: usize) {
+        for _ in 0..count {
+            self.builder.push(0u8);
+        }
+    }
+
+    /// The numbers of a constant: their first byte lies at a multiple of [`ALIGNMENT`] from the end.
+    fn data(&mut self, buffer: &Buffer) -> Option<WIPOffset<Vector<'static, u8>>> {
+        let Buffer::Inline(bytes) = buffer else { return None };
+        let used = self.builder.unfinished_data().len() + bytes.len();
+        self.zeros(used.next_multiple_of(ALIGNMENT as usize) - used);
+        Some(self.builder.create_vector(bytes))
+    }
+
+    fn buffer(
+        &mut self,
+        buffer: &Buffer,
+        inline: Option<WIPOffset<Vector<'static, u8>>>,
+        blocks: &Blocks,
+        length: u64,
+    ) -> Table {
+        let start = self.builder.start_table();
+        if let Some(data) = inline {
+            self.builder.push_slot_always(field(slot::buffer::DATA), data);
+        }
+        if let Some(block) = self.block(buffer, blocks) {
+            self.builder.push_slot_always(field(slot::buffer::OFFSET), length + block.offset);
+            self.builder.push_slot_always(field(slot::buffer::SIZE), block.bytes);
+        }
+        self.builder.end_table(start)
+    }
+
+    fn block<'a>(&self, buffer: &Buffer, blocks: &'a Blocks) -> Option<&'a crate::blocks::Block> {
+        match buffer {
+            Buffer::Block(number) => blocks.all().get(*number),
+            Buffer::Empty | Buffer::Inline(_) => None,
+        }
+    }
+
+    fn model(&mut self, model: &Model, buffers: Tables) -> Table {
+        let mut codes: Vec<&Builtin> = Vec::new();
+        for operator in &model.operators {
+            if !codes.contains(&operator.builtin) {
+                codes.push(operator.builtin);
+            }
+        }
+        let operator_codes: Vec<Table> = codes.iter().map(|code| self.operator_code(code)).collect();
+        let operator_codes = self.builder.create_vector(&operator_codes);
+        let subgraph = self.subgraph(model, &codes);
+        let subgraphs = self.builder.create_vector(&[subgraph]);
+        let signature = self.signature(model);
+        let signatures = self.builder.create_vector(&[signature]);
+        let metadata: Vec<Table> =
+            model.metadata.iter().map(|(name, buffer)| self.metadata(name, *buffer)).collect();
+        let metadata = self.builder.create_vector(&metadata);
+        let description = self.builder.create_string(&model.description);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::model::SIGNATURE_DEFS), signatures);
+        self.builder.push_slot_always(field(slot::model::METADATA), metadata);
+        self.builder.push_slot_always(field(slot::model::BUFFERS), buffers);
+        self.builder.push_slot_always(field(slot::model::DESCRIPTION), description);
+        self.builder.push_slot_always(field(slot::model::SUBGRAPHS), subgraphs);
+        self.builder.push_slot_always(field(slot::model::OPERATOR_CODES), operator_codes);
+        self.builder.push_slot_always(field(slot::model::VERSION), VERSION);
+        self.builder.end_table(start)
+    }
+
+    /// Runtimes from before the code was 32 bits wide read the narrow field.
+    fn operator_code(&mut self, builtin: &Builtin) -> Table {
+        let narrow = i8::try_from(builtin.code).unwrap_or(i8::MAX);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::operator_code::BUILTIN_CODE), builtin.code);
+        self.builder.push_slot_always(field(slot::operator_code::VERSION), builtin.version);
+        self.builder.push_slot_always(field(slot::operator_code::DEPRECATED_BUILTIN_CODE), narrow);
+        self.builder.end_table(start)
+    }
+
+    fn subgraph(&mut self, model: &Model, codes: &[&Builtin]) -> Table {
+        let tensors: Vec<Table> = model.tensors.iter().map(|tensor| self.tensor(tensor)).collect();
+        let tensors = self.builder.create_vector(&tensors);
+        let operators: Vec<Table> =
+            model.operators.iter().map(|operator| self.operator(operator, codes)).collect();
+        let operators = self.builder.create_vector(&operators);
+        let numbers = |ports: &[(String, i32)]| ports.iter().map(|port| port.1).collect::<Vec<i32>>();
+        let inputs = self.builder.create_vector(&numbers(&model.inputs));
+        let outputs = self.builder.create_vector(&numbers(&model.outputs));
+        let name = self.builder.create_string(&model.name);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::subgraph::NAME), name);
+        self.builder.push_slot_always(field(slot::subgraph::OPERATORS), operators);
+        self.builder.push_slot_always(field(slot::subgraph::OUTPUTS), outputs);
+        self.builder.push_slot_always(field(slot::subgraph::INPUTS), inputs);
+        self.builder.push_slot_always(field(slot::subgraph::TENSORS), tensors);
+        self.builder.end_table(start)
+    }
+
+    fn tensor(&mut self, tensor: &Tensor) -> Table {
+        let shape = self.builder.create_vector(&tensor.shape);
+        let name = self.builder.create_string(&tensor.name);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::tensor::NAME), name);
+        self.builder.push_slot_always(field(slot::tensor::BUFFER), tensor.buffer);
+        self.builder.push_slot_always(field(slot::tensor::SHAPE), shape);
+        self.builder.push_slot_always(field(slot::tensor::HAS_RANK), true);
+        self.builder.push_slot_always(field(slot::tensor::TYPE), tensor.kind);
+        self.builder.end_table(start)
+    }
+
+    fn operator(&mut self, operator: &Operator, codes: &[&Builtin]) -> Table {
+        let inputs = self.builder.create_vector(&operator.inputs);
+        let outputs = self.builder.create_vector(&operator.outputs);
+        let options = (operator.builtin.options != 0).then(|| self.options(&operator.options));
+        let code = codes.iter().position(|code| *code == operator.builtin).unwrap_or_default();
+        let start = self.builder.start_table();
+        if let Some(options) = options {
+            self.builder.push_slot_always(field(slot::operator::OPTIONS), options);
+        }
+        self.builder.push_slot_always(field(slot::operator::OUTPUTS), outputs);
+        self.builder.push_slot_always(field(slot::operator::INPUTS), inputs);
+        self.builder.push_slot_always(field(slot::operator::OPCODE_INDEX), code as u32);
+        if options.is_some() {
+            self.builder.push_slot_always(field(slot::operator::OPTIONS_TYPE), operator.builtin.options);
+        }
+        self.builder.end_table(start)
+    }
+
+    fn options(&mut self, options: &[(u16, Field)]) -> Table {
+        let lists: Vec<Option<_>> = options
+            .iter()
+            .map(|(_, value)| match value {
+                Field::Ints(values) => Some(self.builder.create_vector(values)),
+                _ => None,
+            })
+            .collect();
+        let start = self.builder.start_table();
+        for ((number, value), list) in options.iter().zip(lists) {
+            let number = field(*number);
+            match (value, list) {
+                (Field::Bool(value), _) => self.builder.push_slot_always(number, *value),
+                (Field::Byte(value), _) => self.builder.push_slot_always(number, *value),
+                (Field::Int(value), _) => self.builder.push_slot_always(number, *value),
+                (Field::Float(value), _) => self.builder.push_slot_always(number, *value),
+                (Field::Ints(_), Some(list)) => self.builder.push_slot_always(number, list),
+                (Field::Ints(_), None) => {}
+            }
+        }
+        self.builder.end_table(start)
+    }
+
+    fn signature(&mut self, model: &Model) -> Table {
+        let inputs: Vec<Table> = model.inputs.iter().map(|port| self.tensor_map(port)).collect();
+        let inputs = self.builder.create_vector(&inputs);
+        let outputs: Vec<Table> = model.outputs.iter().map(|port| self.tensor_map(port)).collect();
+        let outputs = self.builder.create_vector(&outputs);
+        let key = self.builder.create_string(SIGNATURE);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::signature::SUBGRAPH), 0u32);
+        self.builder.push_slot_always(field(slot::signature::KEY), key);
+        self.builder.push_slot_always(field(slot::signature::OUTPUTS), outputs);
+        self.builder.push_slot_always(field(slot::signature::INPUTS), inputs);
+        self.builder.end_table(start)
+    }
+
+    fn tensor_map(&mut self, (name, tensor): &(String, i32)) -> Table {
+        let name = self.builder.create_string(name);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::tensor_map::TENSOR), *tensor as u32);
+        self.builder.push_slot_always(field(slot::tensor_map::NAME), name);
+        self.builder.end_table(start)
+    }
+
+    fn metadata(&mut self, name: &str, buffer: u32) -> Table {
+        let name = self.builder.create_string(name);
+        let start = self.builder.start_table();
+        self.builder.push_slot_always(field(slot::metadata::BUFFER), buffer);
+        self.builder.push_slot_always(field(slot::metadata::NAME), name);
+        self.builder.end_table(start)
+    }
+}
+
+/// Where a table's list of fields has the one of that number: behind two lengths, two bytes each.
+fn field(number: u16) -> VOffsetT {
+    4 + 2 * number
+}
+
+/// The longest flatbuffer: offsets within it are signed.
+pub const LONGEST: u64 = UOffsetT::MAX as u64 / 2;

@@ -1,0 +1,107 @@
+"""Draws a picture with the ONNX models that `snapc compile --target onnx` wrote.
+
+    pip install onnxruntime tokenizers numpy pillow
+    python onnx_generate.py dist/onnx/small --prompt "a red circle left of a blue square" --seed 7 -o out.png
+
+Copy it into an app and change what you need: nothing here depends on snapc.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy
+import onnxruntime
+from PIL import Image
+from tokenizers import Tokenizer
+
+
+def open_model(dist, manifest, part):
+    """Opens one of the three models; gives a function from named arrays to its output."""
+    artifact = next(entry["artifact"] for entry in manifest["parts"] if entry["part"] == part)
+    session = onnxruntime.InferenceSession(dist / artifact / "model.onnx", providers=["CPUExecutionProvider"])
+    return lambda **inputs: session.run(None, inputs)[0]
+
+
+def tokenize(dist, tokens, prompt):
+    """Token ids of the prompt, cut and padded to the length that the models take, and a mask: 1 = a real token."""
+    tokenizer = Tokenizer.from_file(str(dist / "tokenizer/tokenizer.json"))
+    config = json.loads((dist / "tokenizer/tokenizer_config.json").read_text(encoding="utf-8"))
+    pad = config["pad_token"]
+    pad = pad if isinstance(pad, str) else pad["content"]
+    tokenizer.enable_truncation(tokens)
+    tokenizer.enable_padding(length=tokens, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
+    encoded = tokenizer.encode(prompt)
+    return numpy.array([encoded.ids], numpy.int32), numpy.array([encoded.attention_mask], numpy.float32)
+
+
+def read_noise(path):
+    """The starting noise, and what a stochastic schedule draws at each step, from a safetensors file."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    return tensors["noise"], iter(tensors.get("fresh", []))
+
+
+def draw_noise(seed, shape):
+    """The same from a seed. (The seeds of `snapc run` are PyTorch's: they give other pictures.)"""
+    random = numpy.random.default_rng(seed)
+    return random.standard_normal(shape, numpy.float32), iter(lambda: random.standard_normal(shape, numpy.float32), None)
+
+
+def sample(transformer, schedule, latent, fresh, text, text_mask):
+    """From noise to picture along the manifest's noise levels; the latent after each step."""
+    sigmas = schedule["sigmas"]
+    latents = []
+    for sigma, following in zip(sigmas, sigmas[1:]):
+        # The timestep is 1000 * sigma. The model gives the velocity: noise - picture.
+        timestep = numpy.array([1000 * sigma], numpy.float32)
+        velocity = transformer(latent=latent, timestep=timestep, text=text, text_mask=text_mask)
+        if schedule["rule"] == "euler":
+            latent = latent + numpy.float32(following - sigma) * velocity
+        else:
+            latent = numpy.float32(1 - following) * (latent - numpy.float32(sigma) * velocity)
+            if following > 0:
+                latent += numpy.float32(following) * next(fresh)
+        latents.append(latent)
+    return latents
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dist", type=Path, metavar="DIST", help="the folder with manifest.json: dist/onnx/small")
+    parser.add_argument("--prompt", required=True, help="what the picture shows")
+    parser.add_argument("--seed", type=int, default=0, help="another number, another picture")
+    parser.add_argument("-o", "--output", default="out.png", metavar="PNG", help="where the picture goes (out.png)")
+    parser.add_argument("--noise", metavar="FILE", help="a safetensors file with `noise`, instead of a seed")
+    parser.add_argument("--save", metavar="FILE", help="a safetensors file for the text, the latents and the image")
+    arguments = parser.parse_args()
+
+    dist = arguments.dist
+    manifest = json.loads((dist / "manifest.json").read_text(encoding="utf-8"))
+    text_encoder, transformer, vae_decoder = (
+        open_model(dist, manifest, part) for part in ("text_encoder", "transformer", "vae_decoder")
+    )
+
+    ids, text_mask = tokenize(dist, manifest["tokenizer"]["tokens"], arguments.prompt)
+    text = text_encoder(input_ids=ids)
+
+    entry = next(entry for entry in manifest["parts"] if entry["part"] == "transformer")
+    shape = next(port["shape"] for port in entry["inputs"] if port["name"] == "latent")
+    noise, fresh = read_noise(arguments.noise) if arguments.noise else draw_noise(arguments.seed, shape)
+    latents = sample(transformer, manifest["schedule"], noise, fresh, text, text_mask)
+
+    # The decoder takes the latent as it is and gives RGB in [-1, 1], [1, 3, height, width].
+    image = vae_decoder(latent=latents[-1])
+    pixels = ((image[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).round().astype(numpy.uint8)
+    Image.fromarray(pixels).save(arguments.output)
+
+    if arguments.save:
+        from safetensors.numpy import save_file
+
+        named = {f"latent{step}": latent for step, latent in enumerate(latents, 1)}
+        save_file({"text": text, "image": image, **named}, arguments.save)
+
+
+if __name__ == "__main__":
+    main()

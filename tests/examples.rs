@@ -1,0 +1,130 @@
+//! The scripts of `examples/`, run as an app's developer runs them, on what a compile wrote.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Precision, Silent, Target, Width, compile};
+use snapc_tests::{assert_close, entry, fixture, psnr, runtimes, tensor_file, tensors};
+
+const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
+
+/// Bounds of the picture, in dB, and of the last latent's relative error: f32 is PyTorch's arithmetic in another order; f16
+/// rounds to 2^-11, on four steps, each of which may double what the one before left.
+const KINDS: [(Precision, f64, f64); 2] = [(Precision::F32, 60.0, 1e-4), (Precision::F16, 40.0, 1e-2)];
+
+fn script(target: Target) -> Option<PathBuf> {
+    let name = match target.name() {
+        "onnx" => "onnx_generate.py",
+        "tflite" => "litert_generate.py",
+        _ => return None,
+    };
+    Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name))
+}
+
+fn targets() -> Vec<(Target, PathBuf)> {
+    Target::ALL.into_iter().filter_map(|target| Some((target, script(target)?))).collect()
+}
+
+fn compiled(target: Target, precision: Precision, output: &Path) {
+    let options = CompileOptions {
+        pipeline: fixture("shapes"),
+        widths: SUBNETS.map(|name| Width::Subnet(name.to_string())).to_vec(),
+        targets: vec![target],
+        parts: Vec::new(),
+        size: None,
+        precision,
+        min_os: MinOs::default(),
+        bake: Bake::None,
+        layout: Layout::Default,
+        output: output.to_path_buf(),
+    };
+    compile(&options, &mut Silent).unwrap();
+}
+
+fn run(script: &Path, dist: &Path, prompt: &str, more: &[&str]) -> String {
+    let done = Command::new(runtimes::python())
+        .arg(script)
+        .arg(dist)
+        .args(["--prompt", prompt])
+        .args(more)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{} {}: {said}", script.display(), dist.display());
+    said
+}
+
+/// The golden prompts and noise give the golden latents and pictures.
+#[test]
+fn pictures_are_the_golden_ones() {
+    let golden = tensors(&fixture("shapes/golden.safetensors"));
+    let facts: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("shapes/golden.json")).unwrap()).unwrap();
+    for (target, script) in targets() {
+        for (precision, least, bound) in KINDS {
+            let folder = tempfile::tempdir().unwrap();
+            compiled(target, precision, folder.path());
+            for (number, prompt) in facts["prompts"].as_array().unwrap().iter().enumerate() {
+                let noise = folder.path().join("noise.safetensors");
+                tensor_file(&noise, &[("noise", &entry(&golden["noise"], number))]);
+                for subnet in SUBNETS {
+                    let what = format!("{} {} {subnet} {prompt}", target.name(), precision.name());
+                    let (png, saved) = (folder.path().join("out.png"), folder.path().join("out.safetensors"));
+                    let [noise, png_text, saved_text] =
+                        [&noise, &png, &saved].map(|path| path.to_str().unwrap());
+                    let more = ["--noise", noise, "-o", png_text, "--save", saved_text];
+                    let dist = folder.path().join(target.name()).join(subnet);
+                    run(&script, &dist, prompt.as_str().unwrap(), &more);
+
+                    let found = tensors(&saved);
+                    for step in 1..=4 {
+                        let name = format!("latent{step}");
+                        let expected = entry(&golden[&format!("{subnet}.{name}")], number);
+                        assert_close(&format!("{what} {name}"), &found[&name], &expected, bound);
+                    }
+                    let expected = entry(&golden[&format!("{subnet}.image")], number);
+                    let decibels = psnr(found["image"].values(), expected.values());
+                    assert!(decibels >= least, "{what}: {decibels:.1} dB");
+                    assert_eq!(pixels(&png), as_pixels(found["image"].values()), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// A seed gives the same picture each time, another seed another one.
+#[test]
+fn a_seed_is_a_picture() {
+    for (target, script) in targets() {
+        let folder = tempfile::tempdir().unwrap();
+        compiled(target, Precision::F32, folder.path());
+        let dist = folder.path().join(target.name()).join("tiny");
+        let mut pictures = ["7", "7", "8"].map(|seed| {
+            let png = folder.path().join("seed.png");
+            run(&script, &dist, "a red circle", &["--seed", seed, "-o", png.to_str().unwrap()]);
+            pixels(&png)
+        });
+        let [first, second, third] = &mut pictures;
+        assert!(first == second && first != third, "{}", target.name());
+    }
+}
+
+/// The size and the bytes of a PNG, RGB.
+fn pixels(path: &Path) -> (u32, u32, Vec<u8>) {
+    let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    bytes.truncate(info.buffer_size());
+    (info.width, info.height, bytes)
+}
+
+/// What a picture of 64 x 64 `[1, 3, 64, 64]` in [-1, 1] is in a PNG.
+fn as_pixels(values: &[f32]) -> (u32, u32, Vec<u8>) {
+    let plane = values.len() / 3;
+    let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round_ties_even() as u8;
+    let bytes = (0..plane).flat_map(|at| [0, 1, 2].map(|colour| byte(values[colour * plane + at])));
+    (64, 64, bytes.collect())
+}

@@ -1,0 +1,342 @@
+"""Checks files that `snapc compile --target tflite` wrote, with LiteRT (CPU, its default delegate XNNPACK).
+
+    python tflite_check.py FILE...
+    python tflite_check.py FILE --run inputs.safetensors --out outputs.safetensors
+    python tflite_check.py --jobs jobs.json
+    python tflite_check.py --partitions FILE...
+    python tflite_check.py --self-test FILE...
+
+Prints one JSON line a file; where it has a fault, `ok` is false, `reason` says why, and the exit code is 1.
+With --run the signature is run on the tensors of that file, named as the signature's inputs, and its outputs are written.
+--jobs is a JSON list of such runs, each `{"artifact": FILE, "inputs": FILE, "outputs": FILE}`.
+With --partitions each line also has `partitions`, the pieces that XNNPACK makes of the graph, and `left_out`, the operators that
+are in none of them.
+--self-test damages copies of the files: each fault must be found.
+
+    pip install ai-edge-litert==2.3.0 numpy==2.4.6 safetensors==0.8.0
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+
+import numpy
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from safetensors.numpy import load_file, save_file
+
+ALIGNMENT, TAIL = 16, 16
+SMALLEST_OUTSIDE = 1024
+RUNTIME_KEY, LOCATION_KEY = "min_runtime_version", "buffer_location"
+TYPES = {0: numpy.float32, 1: numpy.float16, 2: numpy.int32}
+
+# Operator and version, its options, and the oldest runtime that has it.
+OPERATORS = {
+    ("ADD", 1): ("AddOptions", (1, 5)),
+    ("CONCATENATION", 1): ("ConcatenationOptions", (1, 5)),
+    ("CONV_2D", 1): ("Conv2DOptions", (1, 5)),
+    ("CONV_2D", 6): ("Conv2DOptions", (2, 9)),
+    ("DEQUANTIZE", 3): ("DequantizeOptions", (1, 15)),
+    ("EMBEDDING_LOOKUP", 1): ("NONE", (1, 13)),
+    ("FULLY_CONNECTED", 5): ("FullyConnectedOptions", (2, 0)),
+    ("LOGISTIC", 1): ("NONE", (1, 14)),
+    ("MUL", 1): ("MulOptions", (1, 5)),
+    ("RELU", 1): ("NONE", (1, 5)),
+    ("RESHAPE", 1): ("ReshapeOptions", (1, 5)),
+    ("SOFTMAX", 1): ("SoftmaxOptions", (1, 5)),
+    ("TANH", 1): ("NONE", (1, 14)),
+    ("PAD", 1): ("PadOptions", (1, 5)),
+    ("TRANSPOSE", 1): ("TransposeOptions", (1, 6)),
+    ("MEAN", 1): ("ReducerOptions", (1, 6)),
+    ("SUB", 1): ("SubOptions", (1, 6)),
+    ("SPLIT", 1): ("SplitOptions", (1, 5)),
+    ("CAST", 5): ("CastOptions", (2, 12)),
+    ("SLICE", 1): ("SliceOptions", (1, 14)),
+    ("SIN", 1): ("NONE", (1, 9)),
+    ("RSQRT", 1): ("NONE", (1, 10)),
+    ("COS", 1): ("CosOptions", (1, 14)),
+    ("BATCH_MATMUL", 1): ("BatchMatMulOptions", (2, 3)),
+    ("GELU", 1): ("GeluOptions", (2, 9)),
+}
+OUTSIDE_RUNTIME = (2, 14)
+
+
+class Fault(Exception):
+    """What is wrong with a file."""
+
+
+def require(condition, message):
+    if not condition:
+        raise Fault(message)
+
+
+def names_of(enum):
+    return {value: name for name, value in vars(enum).items() if not name.startswith("_")}
+
+
+BUILTINS, OPTIONS = names_of(schema.BuiltinOperator), names_of(schema.BuiltinOptions)
+
+
+def text(value):
+    return (value or b"").decode()
+
+
+def check_buffers(model, content):
+    """Buffers in the flatbuffer and behind it. Gives the length of the flatbuffer."""
+    require(model.buffers[0].data is None and not model.buffers[0].offset, "the first buffer is not empty")
+    regions = set()
+    for number, buffer in enumerate(model.buffers[1:], 1):
+        if buffer.offset:
+            require(buffer.data is None, f"buffer {number} is in two places")
+            require(buffer.offset % ALIGNMENT == 0, f"buffer {number} starts at {buffer.offset}")
+            regions.add((buffer.offset, buffer.offset + buffer.size))
+        else:
+            require(buffer.data is not None, f"buffer {number} is empty")
+            data = bytes(buffer.data)
+            require(len(data) < SMALLEST_OUTSIDE or number >= len(model.buffers) - len(model.metadata),
+                    f"buffer {number} stands in the flatbuffer with {len(data)} bytes")
+    start = min(regions)[0] if regions else len(content) - TAIL
+    require(start % ALIGNMENT == 0, f"the flatbuffer ends at {start}")
+    end = start
+    for first, behind in sorted(regions):
+        require(end <= first < end + ALIGNMENT, f"after byte {end} a buffer starts at {first}")
+        require(not any(content[end:first]), f"the bytes from {end} to {first} are not zero")
+        end = behind
+    require(end + TAIL == len(content) and not any(content[end:]), f"the file does not end {TAIL} zeros behind {end}")
+    return start
+
+
+def check_alignment(content):
+    """Constants in the flatbuffer are aligned too."""
+    model = schema.Model.GetRootAs(content, 0)
+    for number in range(model.BuffersLength()):
+        buffer = model.Buffers(number)
+        if not buffer.DataIsNone():
+            at = buffer._tab.Vector(buffer._tab.Offset(4))
+            require(at % ALIGNMENT == 0, f"the data of buffer {number} starts at {at}")
+
+
+def check_operators(model, graph):
+    """Codes, versions and options; operands before operators. Gives the oldest runtime."""
+    codes = []
+    for code in model.operatorCodes:
+        name = BUILTINS[code.builtinCode]
+        require((name, code.version) in OPERATORS, f"{name} of version {code.version}")
+        require(code.deprecatedBuiltinCode == min(code.builtinCode, 127), f"{name} has two codes")
+        codes.append((name, code.version))
+    require(len(set(codes)) == len(codes), "an operator code is there twice")
+    made = {number for number, tensor in enumerate(graph.tensors) if tensor.buffer} | set(graph.inputs)
+    for operator in graph.operators:
+        name, version = codes[operator.opcodeIndex]
+        kind = OPTIONS[operator.builtinOptionsType]
+        require(kind == OPERATORS[name, version][0], f"{name} has {kind}")
+        for number in operator.inputs:
+            require(number in made or number == -1, f"tensor {number} is not made before {name}")
+        made |= set(operator.outputs)
+    require(made >= set(graph.outputs), "an output is not made")
+    return max((OPERATORS[codes[operator.opcodeIndex]][1] for operator in graph.operators), default=(0, 0))
+
+
+def check_tensors(model, graph):
+    for tensor in graph.tensors:
+        name, shape = text(tensor.name), [] if tensor.shape is None else [int(size) for size in tensor.shape]
+        require(tensor.type in TYPES, f"{name} is of type {tensor.type}")
+        require(tensor.hasRank and len(shape) <= 4, f"{name} has the shape {shape}")
+        buffer = model.buffers[tensor.buffer]
+        if tensor.buffer:
+            length = buffer.size if buffer.offset else len(buffer.data)
+            expected = int(numpy.prod(shape)) * numpy.dtype(TYPES[tensor.type]).itemsize
+            require(length == expected, f"{name} has {length} bytes, expected {expected}")
+    names = [tensor.name for tensor in graph.tensors]
+    require(len(set(names)) == len(names), "two tensors have one name")
+
+
+def check_metadata(model, oldest):
+    """The facts that the file carries."""
+    facts = {text(entry.name): bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode() for entry in model.metadata}
+    require(len(facts) == len(model.metadata), "a metadata entry is there twice")
+    outside = any(buffer.offset for buffer in model.buffers)
+    oldest = max(oldest, OUTSIDE_RUNTIME) if outside else oldest
+    wanted = f"{oldest[0]}.{oldest[1]}.0"
+    require(facts.get(RUNTIME_KEY) == wanted, f"{RUNTIME_KEY} is {facts.get(RUNTIME_KEY)}, expected {wanted}")
+    location = "outside flatbuffers" if outside else None
+    require(facts.get(LOCATION_KEY) == location, f"{LOCATION_KEY} is {facts.get(LOCATION_KEY)}")
+    return {key: value for key, value in facts.items() if key not in (RUNTIME_KEY, LOCATION_KEY)}
+
+
+def ports(model, graph):
+    """Name, element type and sizes of the inputs and the outputs of the signature."""
+    require(len(model.signatureDefs) == 1, f"{len(model.signatureDefs)} signatures")
+    signature = model.signatureDefs[0]
+    require(text(signature.signatureKey) == "serving_default" and signature.subgraphIndex == 0, "another signature")
+    found = []
+    for maps, numbers in [(signature.inputs, graph.inputs), (signature.outputs, graph.outputs)]:
+        maps = maps or []
+        require([entry.tensorIndex for entry in maps] == list(numbers), "the signature names other tensors")
+        side = []
+        for entry in maps:
+            tensor = graph.tensors[entry.tensorIndex]
+            shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+            side.append((text(entry.name), numpy.dtype(TYPES[tensor.type]), shape))
+        require(len({name for name, _, _ in side}) == len(side), "two ports have one name")
+        found.append(side)
+    return found
+
+
+def open_runner(path, inputs, outputs):
+    interpreter = Interpreter(model_path=path, num_threads=1)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("serving_default")
+    for details, declared in [(runner.get_input_details(), inputs), (runner.get_output_details(), outputs)]:
+        seen = {name: (numpy.dtype(port["dtype"]), [int(size) for size in port["shape"]]) for name, port in details.items()}
+        expected = {name: (dtype, shape) for name, dtype, shape in declared}
+        require(seen == expected, f"the runtime has {seen}, the file {expected}")
+    return interpreter, runner
+
+
+def partitions(interpreter):
+    """How many pieces the delegate makes, and which operators it leaves out: those that results need and no piece makes."""
+    nodes = interpreter._get_ops_details()
+    pieces = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    maker = {int(tensor): node for node in [*nodes, *pieces] for tensor in node["outputs"]}
+    left_out, seen = Counter(), set()
+    wanted = [int(port["index"]) for port in interpreter.get_output_details()]
+    while wanted:
+        node = maker.get(wanted.pop())
+        if node is None or node["index"] in seen:
+            continue
+        seen.add(node["index"])
+        if node["op_name"] != "DELEGATE":
+            left_out[node["op_name"]] += 1
+        wanted += [int(tensor) for tensor in node["inputs"] if tensor >= 0]
+    return {"partitions": len(pieces), "left_out": dict(sorted(left_out.items()))}
+
+
+def run(runner, inputs, inputs_path, outputs_path):
+    given = load_file(inputs_path)
+    for name, _, _ in inputs:
+        require(name in given, f"{inputs_path} has no {name}")
+    outputs = runner(**{name: given[name] for name, _, _ in inputs})
+    save_file({name: numpy.ascontiguousarray(value).reshape(value.shape) for name, value in outputs.items()}, outputs_path)
+
+
+def check(path, inputs_path=None, outputs_path=None, count_partitions=False):
+    with open(path, "rb") as file:
+        content = file.read()
+    require(content[4:8] == b"TFL3", "no TFLite file")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    require(model.version == 3 and len(model.subgraphs) == 1, "another version, or several graphs")
+    require(text(model.description).startswith("snapc "), "no producer")
+    graph = model.subgraphs[0]
+    length = check_buffers(model, content)
+    check_alignment(content)
+    check_tensors(model, graph)
+    facts = check_metadata(model, check_operators(model, graph))
+    inputs, outputs = ports(model, graph)
+    interpreter, runner = open_runner(path, inputs, outputs)
+    found = {
+        "operators": len(graph.operators),
+        "tensors": len(graph.tensors),
+        "flatbuffer_bytes": length,
+        "bytes": len(content),
+        "facts": facts,
+    }
+    if count_partitions:
+        found.update(partitions(interpreter))
+    if inputs_path:
+        run(runner, inputs, inputs_path, outputs_path)
+    return found
+
+
+def number(content, at, size=4, signed=False):
+    return int.from_bytes(content[at : at + size], "little", signed=signed)
+
+
+def field(table, slot):
+    """Where a field of a generated table lies in the file."""
+    place = table._tab.Offset(4 + 2 * slot)
+    require(place, f"field {slot} is not there")
+    return table._tab.Pos + place
+
+
+def damages(content):
+    """What can be done to a file, by name: where, and the bytes that stand there then."""
+    model = schema.Model.GetRootAs(content, 0)
+    graph, signature = model.Subgraphs(0), model.SignatureDefs(0)
+    code, operator, last = model.OperatorCodes(0), graph.Operators(0), graph.Operators(graph.OperatorsLength() - 1)
+    runtime = model.Buffers(model.Metadata(0).Buffer())
+    text_at = lambda table, slot: table._tab.Indirect(field(table, slot)) + 4
+    found = {
+        "identifier": (4, b"X"),
+        "schema_version": (field(model, 0), b"\x04"),
+        "version": (field(code, 2), b"\x63"),
+        "code": (field(code, 3), bytes([number(content, field(code, 3)) ^ 1])),
+        "options": (field(operator, 3), b"\x7e") if operator._tab.Offset(10) else (field(code, 2), b"\x62"),
+        "operand": (operator._tab.Vector(operator._tab.Offset(6)), (graph.TensorsLength() - 1).to_bytes(4, "little")),
+        "result": (last._tab.Vector(last._tab.Offset(8)), b"\x00\x00\x00\x00"),
+        "rank": (field(graph.Tensors(0), 8), b"\x00"),
+        "type": (field(graph.Tensors(0), 1), b"\x04"),
+        "signature_key": (text_at(signature, 2), b"S"),
+        "signature_tensor": (field(signature.Outputs(0), 1), b"\xfe\xff\x00\x00"),
+        "runtime": (runtime._tab.Vector(runtime._tab.Offset(4)), b"9"),
+    }
+    outside = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).Offset()]
+    if outside:
+        found["offset"] = (field(outside[-1], 1), bytes([content[field(outside[-1], 1)] ^ 1]))
+        found["size"] = (field(outside[-1], 2), bytes([content[field(outside[-1], 2)] ^ 4]))
+    return found
+
+
+def self_test(path):
+    """Every damage of a file must be found; the number of damages."""
+    with open(path, "rb") as file:
+        content = file.read()
+    copies = {name: content[:at] + new + content[at + len(new) :] for name, (at, new) in damages(content).items()}
+    copies["cut"], copies["longer"], copies["tail"] = content[:-1], content + b"\0", content[:-1] + b"\1"
+    for name, damaged in copies.items():
+        with tempfile.TemporaryDirectory() as folder:
+            copy = os.path.join(folder, "copy.tflite")
+            with open(copy, "wb") as file:
+                file.write(damaged)
+            try:
+                check(copy)
+            except Exception:
+                continue
+            raise Fault(f"the damage `{name}` was not found")
+    return {"damages": len(copies)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", metavar="FILE")
+    parser.add_argument("--run", metavar="INPUTS", help="a safetensors file of inputs to run the model on")
+    parser.add_argument("--out", metavar="OUTPUTS", help="where the outputs go")
+    parser.add_argument("--jobs", metavar="FILE", help="a JSON list of artifacts to check and run")
+    parser.add_argument("--partitions", action="store_true", help="say how many pieces the delegate makes of each graph")
+    parser.add_argument("--self-test", action="store_true", help="damage copies of the files; each fault must be found")
+    args = parser.parse_args()
+    if bool(args.run) != bool(args.out) or (args.run and len(args.files) != 1):
+        parser.error("--run and --out belong together, with one file")
+    if bool(args.jobs) == bool(args.files):
+        parser.error("give files or --jobs")
+    jobs = [(file, args.run, args.out) for file in args.files]
+    if args.jobs:
+        with open(args.jobs, encoding="utf-8") as file:
+            jobs = [(job["artifact"], job["inputs"], job["outputs"]) for job in json.load(file)]
+    failed = False
+    for path, inputs, outputs in jobs:
+        try:
+            found = self_test(path) if args.self_test else check(path, inputs, outputs, args.partitions)
+            line = {"ok": True, **found}
+        except Exception as fault:  # The packages raise many kinds: each is a fault of the file.
+            failed = True
+            line = {"ok": False, "reason": f"{type(fault).__name__}: {fault}"}
+        print(json.dumps({"file": path, **line}), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
