@@ -73,7 +73,7 @@ pub struct CompileArgs {
     /// What of the schedule becomes part of the graph: none
     #[arg(long, value_name = "WHAT", default_value = "none")]
     pub bake: Bake,
-    /// Say of each part which ops the target has not, and why: those are written in lower ops
+    /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out, and why
     #[arg(long)]
     pub explain: bool,
     /// The output folder [default: dist]

@@ -25,7 +25,7 @@ pub struct Compiled {
     pub folder: PathBuf,
     /// What is in it.
     pub manifest: Manifest,
-    /// For each part, which ops the target has not, and why.
+    /// For each part, which ops the target has not or its delegates leave out, and why.
     pub explanations: Vec<(String, Vec<Explanation>)>,
 }
 
@@ -119,7 +119,9 @@ fn write_jobs(
         let passes = standard(&job.passes, imported.graph.stage());
         let (graph, why) = legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref())?;
         job.explanations.push((graph.name().to_string(), why));
-        job.parts.push(PartEntry::new(&graph, job.backend.artifact(graph.name())));
+        let mut entry = PartEntry::new(&graph, job.backend.artifact(graph.name()));
+        entry.rename(job.layout());
+        job.parts.push(entry);
         legal.push(graph);
     }
     report.begin(imported.graph.name(), legal.iter().map(|graph| graph.weight_bytes()).sum());

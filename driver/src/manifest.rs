@@ -3,6 +3,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::{Error, Graph, Place, Port, Result};
+use snapc_onnx::Layout;
 
 use crate::targets::Target;
 
@@ -152,6 +153,20 @@ impl PartEntry {
             weight_bytes: graph.weight_bytes(),
             ops: graph.nodes().len(),
             flops: graph.flops(),
+        }
+    }
+}
+
+impl PartEntry {
+    /// Gives the ports the names and types that they have in a layout's files.
+    pub fn rename(&mut self, layout: Layout) {
+        for port in self.inputs.iter_mut().chain(&mut self.outputs) {
+            if let Some((name, dtype)) = layout.port(&self.part, &port.name) {
+                port.name = name.to_string();
+                if let Some(dtype) = dtype {
+                    port.dtype = dtype.to_string();
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use half::f16;
 use snapc_backend::Native;
 use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Layout, Linear, Op, ReduceMean};
-use snapc_ir::{Builder, DType, Error, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, DType, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 
 /// The most axes that any value may have (coremltools, `mil/program.py`).
 pub const MOST_AXES: usize = 5;
@@ -62,6 +62,25 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
         | Op::Slice(_)
         | Op::Cast(_) => Native::Yes,
     }
+}
+
+/// The longest axis that the Neural Engine takes (apple/coremltools issue 1003).
+const LONGEST_AXIS: usize = 16384;
+
+/// What keeps a node off the Neural Engine; the GPU or the CPU runs it then.
+pub fn left_out(graph: &Graph, node: &Node) -> Vec<&'static str> {
+    let mut reasons = Vec::new();
+    if matches!(node.op, Op::Embedding(_)) {
+        reasons.push("a gather runs on the CPU");
+    }
+    let of = |id: &ValueId| graph.ty(*id);
+    if node.results.iter().map(of).any(|ty| ty.dtype == DType::F32) && !matches!(node.op, Op::Cast(_)) {
+        reasons.push("the Neural Engine computes in f16 alone: f32 leaves it");
+    }
+    if node.results.iter().map(of).any(|ty| ty.shape.iter().any(|&size| size > LONGEST_AXIS)) {
+        reasons.push("the Neural Engine takes no axis longer than 16384");
+    }
+    reasons
 }
 
 /// This target's own rewriting of a node; `None` where it can stay as it is.

@@ -20,7 +20,7 @@ use std::str::FromStr;
 
 use snapc_backend::{Backend, Native, Part};
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 /// The oldest system that a package runs on: it fixes the specification version and the set of ops.
@@ -100,6 +100,10 @@ impl Backend for CoreMl {
 
     fn rule(&self, builder: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         legal::rule(builder, node)
+    }
+
+    fn left_out(&self, graph: &Graph, node: &Node) -> Vec<&'static str> {
+        legal::left_out(graph, node)
     }
 
     fn check(&self, graph: &Graph) -> Result<()> {

@@ -16,7 +16,7 @@ use std::path::Path;
 use prost::Message;
 use snapc_backend::{Backend, Native, Part};
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Error, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 use crate::layout::Placement;
@@ -53,6 +53,13 @@ impl Backend for Onnx {
 
     fn rule(&self, builder: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         legal::rule(builder, node)
+    }
+
+    fn left_out(&self, _graph: &Graph, node: &Node) -> Vec<&'static str> {
+        match node.op {
+            Op::Embedding(_) => vec!["ONNX Runtime's CoreML provider has no Gather: the CPU runs it there"],
+            _ => Vec::new(),
+        }
     }
 
     fn check(&self, graph: &Graph) -> Result<()> {

@@ -21,7 +21,7 @@ impl Deref for LegalGraph {
     }
 }
 
-/// Why some ops of a graph are not written as they are.
+/// Why some ops of a graph are not written as they are, or not run where the target runs the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// The op.
@@ -43,7 +43,7 @@ pub fn legalize(graph: &Graph, backend: &dyn Backend) -> Result<LegalGraph> {
     legalize_explained(graph, backend).map(|(legal, _)| legal)
 }
 
-/// As [`legalize`]; also says which ops were expanded, and why, in the order in which they were met.
+/// As [`legalize`]; also says which ops were expanded, and which of the legal ones a delegate leaves out, and why.
 ///
 /// # Errors
 /// As [`legalize`].
@@ -64,26 +64,30 @@ pub fn legalize_explained(graph: &Graph, backend: &dyn Backend) -> Result<(Legal
             let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
             let expanded = node.op().expand(builder, &node.operands).at(place)?;
             changed = true;
-            note(&mut explanations, node, &reason);
+            note(&mut explanations, node.op().name(), &node.node.scope, &reason);
             expanded.map(Some).ok_or_else(|| refuse(node, &reason).at(place()))
         })
         .map_err(|error| error.at(target()))?;
         if !changed {
             let legal = tidy(&current)?;
             backend.check(&legal).at(target)?;
+            for node in legal.nodes() {
+                for reason in backend.left_out(&legal, node) {
+                    note(&mut explanations, node.op.name(), &node.scope, reason);
+                }
+            }
             return Ok((LegalGraph(legal), explanations));
         }
     }
     Err(Error::bug("legalizing does not come to an end").at(target()))
 }
 
-fn note(explanations: &mut Vec<Explanation>, node: &Replayed, reason: &str) {
-    let op = node.op().name();
+fn note(explanations: &mut Vec<Explanation>, op: &'static str, scope: &str, reason: &str) {
     match explanations.iter_mut().find(|known| known.op == op && known.reason == reason) {
         Some(known) => known.count += 1,
         None => {
-            let first = node.node.scope.clone();
-            explanations.push(Explanation { op, reason: reason.to_string(), count: 1, first });
+            let (reason, first) = (reason.to_string(), scope.to_string());
+            explanations.push(Explanation { op, reason, count: 1, first });
         }
     }
 }

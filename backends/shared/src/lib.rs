@@ -6,7 +6,7 @@ mod tidy;
 use std::path::Path;
 
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 pub use legalize::{Explanation, LegalGraph, legalize, legalize_explained};
@@ -44,6 +44,12 @@ pub trait Backend: Send + Sync {
     /// If the node cannot be said in this target.
     fn rule(&self, _builder: &mut Builder, _node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         Ok(None)
+    }
+
+    /// Why a delegate or a processor of this target will not take a node of a legal graph: it runs elsewhere, slower. No reason
+    /// where all take it.
+    fn left_out(&self, _graph: &Graph, _node: &Node) -> Vec<&'static str> {
+        Vec::new()
     }
 
     /// Checks a graph against the target's limits before a byte is written.

@@ -59,6 +59,16 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
     }
 }
 
+/// What a delegate leaves to the builtin kernels, and why.
+pub fn left_out(op: &Op) -> Vec<&'static str> {
+    match op {
+        Op::Embedding(_) => {
+            vec!["XNNPACK has no EMBEDDING_LOOKUP: a builtin kernel runs it, before the delegate's part"]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn only(condition: bool, reason: &str) -> Native {
     if condition { Native::Yes } else { no(reason) }
 }

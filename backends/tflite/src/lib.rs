@@ -20,7 +20,7 @@ use std::path::Path;
 
 use snapc_backend::{Backend, Native, Part};
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Error, Graph, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 use crate::blocks::Blocks;
@@ -40,6 +40,10 @@ impl Backend for TfLite {
 
     fn rule(&self, builder: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         rules::rule(builder, node)
+    }
+
+    fn left_out(&self, _graph: &Graph, node: &Node) -> Vec<&'static str> {
+        legal::left_out(&node.op)
     }
 
     fn check(&self, graph: &Graph) -> Result<()> {

@@ -68,7 +68,7 @@ impl<'a> Table<'a> {
         number(self.bytes, self.at + place, of).map(Some)
     }
 
-    /// A field; its type's zero where it is not given, as the schema says of all that snapc writes but `new`'s own.
+    /// A field; zero where it is not given. Where the schema's default is another number, snapc always writes the field.
     pub fn u8(&self, slot: u16) -> Result<u8> {
         Ok(self.scalar(slot, u8::from_le_bytes)?.unwrap_or_default())
     }
