@@ -292,6 +292,14 @@ impl Weight {
         Ok(())
     }
 
+    /// What fixes the bytes that the recipe gives: two weights of one key may share them. A reshape at the end changes none.
+    pub fn bytes_key(&self) -> String {
+        let reshapes =
+            self.transforms.iter().rev().take_while(|change| matches!(change, Transform::Reshape(_)));
+        let kept = &self.transforms[..self.transforms.len() - reshapes.count()];
+        format!("{} {:?} {kept:?}", self.dtype, self.source)
+    }
+
     /// The shape that source and transforms give, or `None` where they do not fit each other.
     pub fn computed_shape(&self) -> Option<Vec<usize>> {
         self.transforms.iter().try_fold(self.source.shape(), |shape, transform| transform.apply(&shape))

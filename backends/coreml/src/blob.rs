@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use snapc_ir::{DType, Error, Graph, Place, Result, Transform, Weight};
+use snapc_ir::{DType, Error, Graph, Place, Result};
 use snapc_weights::Store;
 
 /// Header, metadata records and numbers all start at a multiple of this; the first two are as long as this.
@@ -46,7 +46,7 @@ impl Layout {
                 layout.of_weight.push(None);
                 continue;
             }
-            let blob = *known.entry(recipe(weight)).or_insert_with(|| {
+            let blob = *known.entry(weight.bytes_key()).or_insert_with(|| {
                 let metadata = layout.bytes.next_multiple_of(ALIGNMENT);
                 let bytes = weight.ty().bytes() as u64;
                 layout.bytes = (metadata + ALIGNMENT).saturating_add(bytes);
@@ -102,14 +102,6 @@ impl Layout {
         sink.pad_to(self.bytes)?;
         sink.finish()
     }
-}
-
-/// What fixes a weight's bytes. A reshape at the end of a recipe changes none.
-fn recipe(weight: &Weight) -> String {
-    let reshapes =
-        weight.transforms.iter().rev().take_while(|change| matches!(change, Transform::Reshape(_)));
-    let kept = &weight.transforms[..weight.transforms.len() - reshapes.count()];
-    format!("{} {:?} {kept:?}", weight.dtype, weight.source)
 }
 
 fn metadata(blob: &Blob, dtype: DType) -> Result<[u8; ALIGNMENT as usize]> {

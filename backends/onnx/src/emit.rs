@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use snapc_backend::Part;
+use snapc_backend::{Names, Part};
 use snapc_ir::ops::{Conv2d, GeluForm, Op, Slice};
 use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Port, Result, TensorType, ValueId, Weight};
 use snapc_weights::Store;
 
 use crate::contract::{Contract, Layout};
 use crate::layout::{Block, Placement};
-use crate::names::Names;
 use crate::schema::{
     AttributeProto, Dimension, EXTERNAL, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,

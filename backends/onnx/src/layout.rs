@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use snapc_ir::{DType, Error, Graph, Place, Result, Transform, Weight};
+use snapc_ir::{DType, Error, Graph, Place, Result, Weight};
 use snapc_weights::Store;
 
 /// Weights of fewer bytes stand in the model file, where shape inference and graph optimizers see them.
@@ -47,7 +47,7 @@ impl Placement {
                 placement.of_weight.push(None);
                 continue;
             }
-            let block = *known.entry(recipe(weight)).or_insert_with(|| {
+            let block = *known.entry(weight.bytes_key()).or_insert_with(|| {
                 let bytes = weight.ty().bytes() as u64;
                 let alignment = if bytes >= LARGE { ALIGN_LARGE } else { ALIGN_SMALL };
                 let offset = placement.bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
@@ -114,12 +114,4 @@ fn is_inline(weight: &Weight) -> bool {
 /// Bytes of all weights that stand in the model file.
 pub fn inline_bytes(graph: &Graph) -> u64 {
     graph.weights().iter().filter(|weight| is_inline(weight)).map(|weight| weight.ty().bytes() as u64).sum()
-}
-
-/// What fixes a weight's bytes. A reshape at the end of a recipe changes none.
-fn recipe(weight: &Weight) -> String {
-    let reshapes =
-        weight.transforms.iter().rev().take_while(|change| matches!(change, Transform::Reshape(_)));
-    let kept = &weight.transforms[..weight.transforms.len() - reshapes.count()];
-    format!("{} {:?} {kept:?}", weight.dtype, weight.source)
 }

@@ -7,7 +7,6 @@ mod contract;
 mod emit;
 mod layout;
 mod legal;
-mod names;
 mod read;
 mod schema;
 

@@ -1,6 +1,7 @@
 //! What all backends share: the [`Backend`] trait, [`legalize`] and [`LegalGraph`].
 
 mod legalize;
+mod names;
 mod tidy;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 pub use legalize::{Explanation, LegalGraph, legalize, legalize_explained};
+pub use names::Names;
 
 /// Whether a target has an op for these operands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use snapc_ir::{DType, Error, Graph, Place, Result, Transform, Weight};
+use snapc_ir::{DType, Error, Graph, Place, Result, Weight};
 use snapc_weights::Store;
 
 use crate::schema::{ALIGNMENT, TAIL};
@@ -41,7 +41,7 @@ impl Blocks {
                 placed.of_weight.push(None);
                 continue;
             }
-            let block = *known.entry(recipe(weight)).or_insert_with(|| {
+            let block = *known.entry(weight.bytes_key()).or_insert_with(|| {
                 let bytes = weight.ty().bytes() as u64;
                 let offset = placed.bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
                 placed.bytes = offset.saturating_add(bytes);
@@ -110,12 +110,4 @@ fn is_inline(weight: &Weight) -> bool {
 /// Bytes of all weights that stand in the flatbuffer.
 pub fn inline_bytes(graph: &Graph) -> u64 {
     graph.weights().iter().filter(|weight| is_inline(weight)).map(|weight| weight.ty().bytes() as u64).sum()
-}
-
-/// What fixes a weight's bytes. A reshape at the end of a recipe changes none.
-fn recipe(weight: &Weight) -> String {
-    let reshapes =
-        weight.transforms.iter().rev().take_while(|change| matches!(change, Transform::Reshape(_)));
-    let kept = &weight.transforms[..weight.transforms.len() - reshapes.count()];
-    format!("{} {:?} {kept:?}", weight.dtype, weight.source)
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use snapc_backend::Part;
+use snapc_backend::{Names, Part};
 use snapc_ir::ops::{Cast, Conv2d, GeluForm, Op, Slice, Split};
 use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Result, TensorType, ValueId, Weight};
 use snapc_weights::Store;
 
 use crate::blocks::Blocks;
-use crate::names::Names;
 use crate::pack::{Buffer, Field, Model, Operator, Options, Tensor};
 use crate::schema::{
     self, ABSENT, BUFFER_LOCATION, Builtin, MIN_RUNTIME, OUTSIDE_RUNTIME, padding, slot, tensor_type,

@@ -8,7 +8,6 @@ mod blocks;
 mod emit;
 mod legal;
 mod maps;
-mod names;
 mod pack;
 mod read;
 mod rules;
