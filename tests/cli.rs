@@ -498,3 +498,23 @@ fn verify_runs_the_runtimes() {
         assert!(rows.iter().all(|row| row["passed"] == true), "{folder}");
     }
 }
+
+/// A compiled folder is run as it stands; what its manifest says is checked.
+#[test]
+fn run_takes_a_compiled_folder() {
+    let place = workplace();
+    let root = place.path();
+    succeed(root, &["compile", "model", "--subnet", "tiny", "--target", "onnx", "-o", "made"]);
+    let run = ["run", "made/onnx/tiny", "--prompt", "a red circle", "-o", "a.png", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&succeed(root, &run)).unwrap();
+    assert_eq!(json["network_width"], 32);
+    let manifest = root.join("made/onnx/tiny/manifest.json");
+    let whole = std::fs::read_to_string(&manifest).unwrap();
+    for (field, value) in [("sigmas", serde_json::json!([])), ("rule", "heun".into())] {
+        let mut json: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        json["schedule"][field] = value;
+        std::fs::write(&manifest, json.to_string()).unwrap();
+        let said = refuse(root, &run[..6], 3);
+        assert!(said.contains(field) && said.contains("manifest.json"), "{said}");
+    }
+}

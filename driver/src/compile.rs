@@ -1,15 +1,13 @@
 use std::path::PathBuf;
-
 use std::sync::Mutex;
 
 use snapc_backend::{Backend, Explanation, LegalGraph, legalize_explained};
 use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
+use snapc_onnx::Layout;
 use snapc_passes::{Standard, run, standard};
 use snapc_weights::Store;
-
-use snapc_onnx::Layout;
 
 use crate::Report;
 use crate::companions;
@@ -34,18 +32,12 @@ struct Job {
     target: Target,
     width: Width,
     passes: Standard,
+    /// The layout of its folder: only ONNX has more than one.
     layout: Layout,
     backend: Box<dyn Backend>,
     staging: Staging,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
-}
-
-impl Job {
-    /// The layout of its folder: only ONNX has more than one.
-    fn layout(&self) -> Layout {
-        if self.target == Target::Onnx { self.layout } else { Layout::Default }
-    }
 }
 
 /// Import, slice, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
@@ -62,7 +54,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
         // The one part that a layout changes: optimum's pipelines divide the latent themselves.
         let (theirs, ours): (Vec<_>, Vec<_>) =
-            jobs.iter_mut().partition(|job| part == Part::VaeDecoder && job.layout() == Layout::Optimum);
+            jobs.iter_mut().partition(|job| part == Part::VaeDecoder && job.layout == Layout::Optimum);
         if !ours.is_empty() {
             write_jobs(ours, &pipeline.import(part, 1, latent)?, &schedule, report)?;
         }
@@ -76,6 +68,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
 fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for &target in &options.targets {
+        let layout = if target == Target::Onnx { options.layout } else { Layout::Default };
         for width in &options.widths {
             let to = width.resolve(pipeline)?;
             let folder = options.output.join(target.name()).join(width.label());
@@ -91,8 +84,8 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
                 target,
                 width: width.clone(),
                 passes,
-                layout: options.layout,
-                backend: target.backend_in(options.layout, options.min_os),
+                layout,
+                backend: target.backend_in(layout, options.min_os),
                 staging: Staging::begin(&folder)?,
                 parts: Vec::new(),
                 explanations: Vec::new(),
@@ -120,7 +113,7 @@ fn write_jobs(
         let (graph, why) = legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref())?;
         job.explanations.push((graph.name().to_string(), why));
         let mut entry = PartEntry::new(&graph, job.backend.artifact(graph.name()));
-        entry.rename(job.layout());
+        entry.rename(job.layout);
         job.parts.push(entry);
         legal.push(graph);
     }
@@ -205,7 +198,7 @@ fn finish(
             min_os: (job.target == Target::CoreMl).then(|| options.min_os.name().to_string()),
             bake: options.bake.name().to_string(),
             layout: (job.target == Target::Onnx).then(|| job.layout.name().to_string()),
-            latent_divisor: (job.layout() == Layout::Optimum).then(|| pipeline.scaling_factor()),
+            latent_divisor: (job.layout == Layout::Optimum).then(|| pipeline.scaling_factor()),
         },
         parts: job.parts.clone(),
         schedule: schedule.into(),
@@ -214,6 +207,6 @@ fn finish(
     let mut text = serde_json::to_string_pretty(&manifest).map_err(Error::bug)?;
     text.push('\n');
     job.staging.write("manifest.json", text.as_bytes())?;
-    companions::write(job.target, job.layout(), pipeline, &manifest, job.staging.path())?;
+    companions::write(job.target, job.layout, pipeline, &manifest, job.staging.path())?;
     Ok(Compiled { folder: job.staging.finish()?, manifest, explanations: job.explanations })
 }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use snapc_interp::TorchGenerator;
 use snapc_ir::pipeline::Schedule;
-use snapc_ir::{Dim, Error, Place, Result, Weight};
+use snapc_ir::{Error, Place, Result};
 use snapc_weights::{Store, Tensor};
 
 use crate::Report;
@@ -65,7 +65,7 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
     let prompt = Prompt { text: &options.prompt, guidance: guidance.map(|guidance| (guidance, negative)) };
     let runs = if guidance.is_some() { 2 } else { 1 };
     report.begin("steps", (parts.schedule.sigmas.len() as u64 - 1) * runs);
-    let start = noise.start()?;
+    let start = noise.start();
     let Drawn { text, latents, image, cut, .. } =
         parts.draw(&prompt, start, &mut |step| noise.fresh(step), &mut |_| report.advance(1))?;
     if let Some(cut) = &cut {
@@ -113,7 +113,8 @@ fn check_guidance(options: &GenerateOptions, schedule: &Schedule) -> Result<Opti
 
 /// Where noise comes from: a file where one is named, else PyTorch's generator.
 struct Noise {
-    file: Option<Store>,
+    /// The tensors `noise` and, where the rule needs it, `fresh` of a file.
+    given: Option<(Tensor, Option<Tensor>)>,
     generator: TorchGenerator,
     shape: Vec<usize>,
 }
@@ -122,7 +123,7 @@ impl Noise {
     fn open(options: &GenerateOptions, shape: &[usize], schedule: &Schedule) -> Result<Self> {
         let shape = shape.to_vec();
         let Some(path) = &options.noise else {
-            return Ok(Noise { file: None, generator: TorchGenerator::new(options.seed), shape });
+            return Ok(Noise { given: None, generator: TorchGenerator::new(options.seed), shape });
         };
         let store = Store::open(std::slice::from_ref(path))?;
         let mut needed = vec![("noise", shape.clone())];
@@ -130,37 +131,38 @@ impl Noise {
             let steps = schedule.sigmas.len() - 1;
             needed.push(("fresh", std::iter::once(steps).chain(shape.iter().copied()).collect()));
         }
-        for (name, expected) in needed {
+        for (name, expected) in &needed {
             let found = store.region(name).map(|region| region.shape.clone());
-            if found.as_ref() != Some(&expected) {
+            if found.as_ref() != Some(expected) {
                 let found = found.map_or("is missing".to_string(), |shape| format!("is {shape:?}"));
                 return Err(Error::input(format!("the tensor `{name}` {found}, expected {expected:?}"))
                     .at(Place::File(path.clone()))
                     .help("a noise file has `noise [1, C, H, W]` and, for stochastic sampling, `fresh [steps, 1, C, H, W]`"));
             }
         }
-        Ok(Noise { file: Some(store), generator: TorchGenerator::new(options.seed), shape })
+        let fresh = if needed.len() > 1 { Some(store.tensor("fresh")?) } else { None };
+        let given = Some((store.tensor("noise")?, fresh));
+        Ok(Noise { given, generator: TorchGenerator::new(options.seed), shape })
     }
 
-    fn start(&mut self) -> Result<Tensor> {
-        match &self.file {
-            Some(store) => read(store, "noise"),
-            None => Ok(Tensor::f32(self.shape.clone(), self.generator.randn(self.shape.iter().product()))),
+    fn start(&mut self) -> Tensor {
+        match &self.given {
+            Some((noise, _)) => noise.clone(),
+            None => Tensor::f32(self.shape.clone(), self.generator.randn(self.shape.iter().product())),
         }
     }
 
     /// The generator goes on where it stopped; a file has an entry a step.
     fn fresh(&mut self, step: usize) -> Result<Tensor> {
-        let Some(store) = &self.file else { return self.start() };
-        let all = read(store, "fresh")?;
-        let count: usize = self.shape.iter().product();
-        Ok(Tensor::f32(self.shape.clone(), all.values()[step * count..][..count].to_vec()))
+        match &self.given {
+            None => Ok(self.start()),
+            Some((_, None)) => Err(Error::bug("fresh noise is asked for that the rule does not need")),
+            Some((_, Some(all))) => {
+                let count: usize = self.shape.iter().product();
+                Ok(Tensor::f32(self.shape.clone(), all.values()[step * count..][..count].to_vec()))
+            }
+        }
     }
-}
-
-fn read(store: &Store, name: &str) -> Result<Tensor> {
-    let region = store.region(name).ok_or_else(|| Error::bug(format!("{name} was checked and is gone")))?;
-    store.read(&Weight::tensor(name, region.dtype, region.shape.iter().copied().map(Dim::fixed).collect()))
 }
 
 /// `image [1, 3, H, W]`: clamped to [-1, 1], `(v + 1) * 127.5`, rounded as NumPy does.

@@ -130,6 +130,27 @@ pub struct TokenizerEntry {
     pub tokens: usize,
 }
 
+impl ScheduleEntry {
+    /// The schedule that it says.
+    ///
+    /// # Errors
+    /// If it has no step or a rule that is not known.
+    pub fn schedule(&self) -> Result<Schedule> {
+        let rule = match self.rule.as_str() {
+            "euler" => StepRule::Euler,
+            "stochastic" => StepRule::Stochastic,
+            other => return Err(Error::input(format!("`rule` is {other:?}, expected euler or stochastic"))),
+        };
+        if self.sigmas.len() < 2 {
+            return Err(Error::input(format!(
+                "there are {} sigmas, expected at least two",
+                self.sigmas.len()
+            )));
+        }
+        Ok(Schedule { sigmas: self.sigmas.clone(), rule, distilled: self.distilled })
+    }
+}
+
 impl From<&Schedule> for ScheduleEntry {
     fn from(schedule: &Schedule) -> Self {
         let rule = match schedule.rule {

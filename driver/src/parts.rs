@@ -6,7 +6,7 @@ use snapc_coreml::MinOs;
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
 use snapc_interp::{Interpreter, Sampling, sample};
-use snapc_ir::pipeline::{Schedule, StepRule};
+use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Error, Graph, Place, Result};
 use snapc_passes::{Pass, Slice};
 use snapc_weights::{Store, Tensor};
@@ -118,15 +118,10 @@ impl Parts {
             latent.map(|port| transformer.graph.ty(port.value).shape.clone()).ok_or_else(|| {
                 Error::input("the transformer has no input `latent`").at(Place::File(folder.to_path_buf()))
             })?;
-        let rule = match manifest.schedule.rule.as_str() {
-            "stochastic" => StepRule::Stochastic,
-            _ => StepRule::Euler,
-        };
-        let schedule = Schedule {
-            sigmas: manifest.schedule.sigmas.clone(),
-            rule,
-            distilled: manifest.schedule.distilled,
-        };
+        let schedule = manifest
+            .schedule
+            .schedule()
+            .map_err(|error| error.at(Place::File(folder.join("manifest.json"))))?;
         let tokens = manifest.tokenizer.tokens;
         Ok(Parts {
             tokenizer: Tokenizer::open(folder, tokens)?,
@@ -157,7 +152,7 @@ impl Parts {
             Some((_, negative)) => Some(self.encode(negative)?.0),
             None => None,
         };
-        let interpreter = Interpreter::new(&self.transformer.graph, &self.transformer.store);
+        let transformer = self.transformer.runner();
         let mut velocity = |latent: &Tensor, timestep: f32, text: &Text| -> Result<Tensor> {
             let timestep = Tensor::f32([1], vec![timestep]);
             let inputs = [
@@ -166,7 +161,7 @@ impl Parts {
                 ("text", &text.hidden),
                 ("text_mask", &text.mask),
             ];
-            let velocity = first(interpreter.run(&inputs)?)?;
+            let velocity = transformer.run(&inputs)?;
             each(&Step { inputs: &inputs, velocity: &velocity });
             Ok(velocity)
         };
@@ -184,26 +179,41 @@ impl Parts {
             fresh,
         )?;
         let last = latents.last().ok_or_else(|| Error::input("the schedule has no steps"))?;
-        let image = self.vae_decoder.run(&[("latent", last)])?;
+        let image = self.vae_decoder.runner().run(&[("latent", last)])?;
         Ok(Drawn { ids: text.ids, text: text.hidden, latents, image, cut })
     }
 
     fn encode(&self, prompt: &str) -> Result<(Text, Option<String>)> {
         let encoded = self.tokenizer.encode(prompt)?;
         let ids = Tensor::i32([1, self.tokens], encoded.ids);
-        let hidden = self.text_encoder.run(&[("input_ids", &ids)])?;
+        let hidden = self.text_encoder.runner().run(&[("input_ids", &ids)])?;
         Ok((Text { ids, hidden, mask: Tensor::f32([1, self.tokens], encoded.mask) }, encoded.cut))
     }
 }
 
 impl Network {
+    /// Makes it ready for several runs: weights are read at the first one.
+    pub fn runner(&self) -> Runner<'_> {
+        Runner {
+            interpreter: Interpreter::new(&self.graph, &self.store),
+            latent_divisor: self.latent_divisor,
+        }
+    }
+}
+
+/// A network and the weights that its runs have read.
+pub struct Runner<'a> {
+    interpreter: Interpreter<'a>,
+    latent_divisor: Option<f64>,
+}
+
+impl Runner<'_> {
     /// Runs it; its one output.
     ///
     /// # Errors
     /// What the interpreter finds.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Tensor> {
-        let interpreter = Interpreter::new(&self.graph, &self.store);
-        let Some(divisor) = self.latent_divisor else { return first(interpreter.run(inputs)?) };
+        let Some(divisor) = self.latent_divisor else { return first(self.interpreter.run(inputs)?) };
         let divided: Vec<(&str, Tensor)> = inputs
             .iter()
             .map(|(name, tensor)| {
@@ -212,7 +222,7 @@ impl Network {
             })
             .collect();
         let divided: Vec<(&str, &Tensor)> = divided.iter().map(|(name, tensor)| (*name, tensor)).collect();
-        first(interpreter.run(&divided)?)
+        first(self.interpreter.run(&divided)?)
     }
 }
 

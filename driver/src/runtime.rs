@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use snapc_ir::{Dim, Error, Place, Result, Weight};
+use snapc_ir::{Error, Place, Result};
 use snapc_weights::{Store, Tensor};
 
 use crate::output::save_tensors;
@@ -71,9 +71,7 @@ pub fn run(target: Target, python: &Path, runs: &[Run]) -> Result<Vec<Tensor>> {
 fn first_tensor(path: &Path) -> Result<Tensor> {
     let store = Store::open(&[path.to_path_buf()])?;
     let name = store.names().next().map(str::to_string);
-    let region = name.as_deref().and_then(|name| store.region(name));
-    let region =
-        region.ok_or_else(|| Error::input("a runtime gave no output").at(Place::File(path.to_path_buf())))?;
-    let dims = region.shape.iter().copied().map(Dim::fixed).collect();
-    store.read(&Weight::tensor(&region.name, region.dtype, dims))
+    let name =
+        name.ok_or_else(|| Error::input("a runtime gave no output").at(Place::File(path.to_path_buf())))?;
+    store.tensor(&name)
 }

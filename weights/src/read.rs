@@ -1,7 +1,7 @@
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use snapc_ir::{DType, Error, Place, Result, Source, Transform, Weight, element_count, shape_text};
+use snapc_ir::{DType, Dim, Error, Place, Result, Source, Transform, Weight, element_count, shape_text};
 
 use crate::store::{Region, Store};
 use crate::table::table_values;
@@ -59,6 +59,22 @@ impl Store {
         }
         round(weight.dtype, &mut values);
         Ok(Tensor { ty: weight.ty(), data: Data::F32(values) })
+    }
+
+    /// A stored tensor, whole, as it lies there: bf16 as f32.
+    ///
+    /// # Errors
+    /// If there is none of that name, or its file cannot be read.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let region = self
+            .region(name)
+            .ok_or_else(|| Error::input("the tensor is missing").at(Place::Tensor(name.to_string())))?;
+        let dims = region.shape.iter().copied().map(Dim::fixed).collect();
+        let mut weight = Weight::tensor(name, region.dtype, dims);
+        if region.dtype == DType::I32 {
+            weight.dtype = DType::I32;
+        }
+        self.read(&weight)
     }
 
     fn read_integers(
