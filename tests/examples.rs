@@ -36,6 +36,7 @@ fn compiled(target: Target, precision: Precision, output: &Path) {
         size: None,
         precision,
         min_os: MinOs::default(),
+        device: None,
         bake: Bake::None,
         layout: Layout::Default,
         output: output.to_path_buf(),

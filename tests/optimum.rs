@@ -23,6 +23,7 @@ fn compiled(precision: Precision, layout: Layout, output: &Path) -> PathBuf {
         size: None,
         precision,
         min_os: MinOs::default(),
+        device: None,
         bake: Bake::None,
         layout,
         output: output.to_path_buf(),

@@ -26,6 +26,7 @@ fn options(target: Target, precision: Precision, min_os: MinOs, output: &Path) -
         size: None,
         precision,
         min_os,
+        device: None,
         bake: Bake::None,
         layout: Layout::Default,
         output: output.to_path_buf(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snapc_driver::{Bake, Layout, MinOs, Part, Precision, Target, parse_part, parse_size};
+use snapc_driver::{Bake, Device, Layout, MinOs, Part, Precision, Target, parse_part, parse_size};
 
 /// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
 #[derive(Parser)]
@@ -67,6 +67,9 @@ pub struct CompileArgs {
     /// The oldest system a Core ML package runs on: iOS16, iOS17 or iOS18 [default: iOS17]
     #[arg(long, value_name = "OS")]
     pub min_os: Option<MinOs>,
+    /// What runs the artifacts: cpu, gpu or npu [default: npu for coreml, cpu for onnx and tflite]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Device>,
     /// The layout of ONNX folders: default, or optimum for Hugging Face optimum's pipelines
     #[arg(long, value_name = "LAYOUT", default_value = "default")]
     pub layout: Layout,
@@ -246,6 +249,9 @@ pub struct PrintArgs {
     /// The oldest system a Core ML package runs on: iOS16, iOS17 or iOS18 [default: iOS17]
     #[arg(long, value_name = "OS")]
     pub min_os: Option<MinOs>,
+    /// What runs the artifacts: cpu, gpu or npu [default: npu for coreml, cpu for onnx and tflite]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Device>,
     /// The picture's height and width in pixels [default: the pipeline's]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<[usize; 2]>,

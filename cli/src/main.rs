@@ -115,6 +115,7 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         size: args.size,
         precision: choose(args.precision, &project.precision)?,
         min_os: choose(args.min_os, &project.min_os)?,
+        device: args.device,
         bake: args.bake,
         layout: args.layout,
         output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
@@ -207,6 +208,7 @@ fn run_print(args: PrintArgs, json: bool) -> Result<()> {
         target,
         precision: choose(args.precision, &project.precision)?,
         min_os: choose(args.min_os, &project.min_os)?,
+        device: args.device,
         size: args.size,
         form: match args.form {
             FormArg::Sir => Form::Sir,

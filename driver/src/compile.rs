@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use snapc_backend::{Backend, Explanation, LegalGraph, legalize_explained};
+use snapc_backend::{Backend, Device, Explanation, LegalGraph, legalize_explained};
 use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
@@ -35,6 +35,7 @@ struct Job {
     /// The layout of its folder: only ONNX has more than one.
     layout: Layout,
     backend: Box<dyn Backend>,
+    device: Device,
     staging: Staging,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
@@ -80,12 +81,14 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
             if jobs.iter().any(|job| job.target == target && job.width == *width) {
                 continue;
             }
+            let backend = target.backend_in(layout, options.min_os);
             jobs.push(Job {
                 target,
                 width: width.clone(),
                 passes,
                 layout,
-                backend: target.backend_in(layout, options.min_os),
+                device: options.device.unwrap_or(backend.default_device()),
+                backend,
                 staging: Staging::begin(&folder)?,
                 parts: Vec::new(),
                 explanations: Vec::new(),
@@ -110,7 +113,8 @@ fn write_jobs(
     let mut legal = Vec::new();
     for job in jobs.iter_mut() {
         let passes = standard(&job.passes, imported.graph.stage());
-        let (graph, why) = legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref())?;
+        let (graph, why) =
+            legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref(), job.device)?;
         job.explanations.push((graph.name().to_string(), why));
         let mut entry = PartEntry::new(&graph, job.backend.artifact(graph.name()));
         entry.rename(job.layout);
@@ -196,6 +200,7 @@ fn finish(
             latent_size: latent,
             precision: options.precision.name().to_string(),
             min_os: (job.target == Target::CoreMl).then(|| options.min_os.name().to_string()),
+            device: job.device.name().to_string(),
             bake: options.bake.name().to_string(),
             layout: (job.target == Target::Onnx).then(|| job.layout.name().to_string()),
             latent_divisor: (job.layout == Layout::Optimum).then(|| pipeline.scaling_factor()),

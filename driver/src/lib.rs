@@ -22,7 +22,7 @@ pub use options::{Bake, CompileOptions, Width, parse_part, parse_size};
 pub use parts::is_compiled;
 pub use project::Project;
 pub use show::{Form, ShowOptions, show};
-pub use snapc_backend::Explanation;
+pub use snapc_backend::{Device, Explanation};
 pub use snapc_coreml::MinOs;
 pub use snapc_frontends::Part;
 pub use snapc_onnx::Layout;

@@ -69,6 +69,8 @@ pub struct OptionsEntry {
     pub precision: String,
     /// The oldest system, for Core ML.
     pub min_os: Option<String>,
+    /// What the graphs are written for.
+    pub device: String,
     /// What of the schedule is part of the graph.
     pub bake: String,
     /// The layout, for ONNX.

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use snapc_backend::Device;
 use snapc_coreml::MinOs;
 use snapc_frontends::{Part, Pipeline};
 use snapc_ir::Result;
@@ -84,6 +85,8 @@ pub struct CompileOptions {
     pub precision: Precision,
     /// The oldest system for Core ML.
     pub min_os: MinOs,
+    /// What the artifacts are written for; none means each target's own.
+    pub device: Option<Device>,
     /// What of the schedule becomes part of the graph.
     pub bake: Bake,
     /// The layout of ONNX folders.

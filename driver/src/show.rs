@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use snapc_backend::legalize;
+use snapc_backend::{Device, legalize_explained};
 use snapc_coreml::MinOs;
 use snapc_frontends::{Part, Pipeline};
 use snapc_ir::{Error, Graph, Result, analysis::Flow, text};
@@ -34,6 +34,8 @@ pub struct ShowOptions {
     pub target: Target,
     /// The type to compute in.
     pub precision: Precision,
+    /// What the artifacts are written for; none means the target's own.
+    pub device: Option<Device>,
     /// The oldest system for Core ML.
     pub min_os: MinOs,
     /// Rows and columns of the picture, in pixels.
@@ -84,5 +86,7 @@ fn graph_after(options: &ShowOptions, pipeline: &Pipeline, graph: Graph) -> Resu
     if last.is_some() {
         return Ok(graph);
     }
-    Ok((*legalize(&graph, options.target.backend(options.min_os).as_ref())?).clone())
+    let backend = options.target.backend(options.min_os);
+    let device = options.device.unwrap_or(backend.default_device());
+    Ok((*legalize_explained(&graph, backend.as_ref(), device)?.0).clone())
 }

@@ -227,10 +227,23 @@ impl Builder {
 
     /// A slice of the whole axis is its operand.
     pub fn slice(&mut self, x: ValueId, axis: usize, start: usize, size: usize) -> Result<ValueId> {
-        if start == 0 && self.ty(x).shape.get(axis) == Some(&size) {
+        let shape = &self.ty(x).shape;
+        if start == 0 && shape.get(axis) == Some(&size) {
             return Ok(x);
         }
-        self.one(Slice { axis, start, size }, &[x])
+        if axis >= shape.len() {
+            return Err(Error::bug(format!("{} has no axis {axis}", self.ty(x))));
+        }
+        let slice = Slice::of_axis(shape, axis, start, size);
+        self.one(slice, &[x])
+    }
+
+    /// A slice of everything is its operand.
+    pub fn slice_all(&mut self, x: ValueId, starts: &[usize], sizes: &[usize]) -> Result<ValueId> {
+        if self.ty(x).shape == sizes {
+            return Ok(x);
+        }
+        self.one(Slice { starts: starts.to_vec(), sizes: sizes.to_vec() }, &[x])
     }
 
     /// Changes the recipe where `x` is a weight; the operand itself where nothing changes.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place, Result};
+use crate::order::TokenOrder;
 use crate::types::{DType, TensorType, element_count, shape_text};
 
 /// One axis of a weight. An *elastic* axis is a hidden axis of the supernet: a subnet keeps the first part of it, and
@@ -74,6 +75,45 @@ pub struct Grid {
     pub start: f32,
     /// The distance of two rows or columns.
     pub stride: f32,
+    /// In which order the tokens lie.
+    #[serde(default, skip_serializing_if = "TokenOrder::is_row_major")]
+    pub order: TokenOrder,
+}
+
+impl Grid {
+    /// The positions of each token, in order.
+    pub fn positions(&self) -> Vec<[f64; 2]> {
+        let at = |place: usize| f64::from(self.start) + f64::from(self.stride) * place as f64;
+        self.order.places([self.rows, self.cols]).into_iter().map(|place| place.map(at)).collect()
+    }
+}
+
+/// Where the numbers of a head's rotary pairs stand, a quarter of the head each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pairs {
+    /// Those that turn with the row (first ones, second ones), then those that turn with the column.
+    #[default]
+    ByAxis,
+    /// All first ones (row, column), then all second ones: the halves of the head change places as they turn.
+    ByHalf,
+}
+
+impl Pairs {
+    /// Whether it is the default.
+    pub fn is_by_axis(&self) -> bool {
+        *self == Pairs::ByAxis
+    }
+
+    /// For a number of a head: its axis (0 the row, 1 the column), its pair's number, and whether it is the first of the pair.
+    pub fn of(self, number: usize, head_dim: usize) -> (usize, usize, bool) {
+        let quarter = (head_dim / 4).max(1);
+        let (part, pair) = (number / quarter, number % quarter);
+        match self {
+            Pairs::ByAxis => (part / 2, pair, part.is_multiple_of(2)),
+            Pairs::ByHalf => (part % 2, pair, part < 2),
+        }
+    }
 }
 
 /// Numbers that follow from a formula.
@@ -88,6 +128,9 @@ pub enum Table {
         theta: f32,
         /// Where the tokens stand.
         grid: Grid,
+        /// Where the numbers of a pair stand.
+        #[serde(default, skip_serializing_if = "Pairs::is_by_axis")]
+        pairs: Pairs,
     },
     /// As `RotaryCos`, sines; negative where the pair's first number takes the second one.
     RotarySin {
@@ -97,6 +140,9 @@ pub enum Table {
         theta: f32,
         /// Where the tokens stand.
         grid: Grid,
+        /// Where the numbers of a pair stand.
+        #[serde(default, skip_serializing_if = "Pairs::is_by_axis")]
+        pairs: Pairs,
     },
     /// `[queries * repeat, keys]`: 0 where the key is at or before the query, -1e4 behind it; each query `repeat` times.
     CausalMask {

@@ -2,13 +2,17 @@
 
 mod list;
 mod precision;
+mod rotary_halves;
 mod slice;
+mod token_order;
 
 use snapc_ir::{Graph, Result, Stage};
 
 pub use list::{NAMES, Standard, run, standard};
 pub use precision::{Precision, PrecisionPass};
+pub use rotary_halves::RotaryHalves;
 pub use slice::Slice;
+pub use token_order::TokenOrderPass;
 
 /// One pass.
 pub trait Pass {

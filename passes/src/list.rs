@@ -2,11 +2,11 @@
 
 use snapc_ir::{Error, Graph, Place, Result, Stage};
 
-use crate::{Pass, Precision, PrecisionPass, Slice};
+use crate::{Pass, Precision, PrecisionPass, RotaryHalves, Slice, TokenOrderPass};
 
 /// The names that `print --after` takes, in the order in which a compile reaches them: `import` is the graph as the frontend made it,
 /// `legalize` what a backend makes of it; between them lie the passes.
-pub const NAMES: [&str; 4] = ["import", "slice", "precision", "legalize"];
+pub const NAMES: [&str; 6] = ["import", "slice", "rotary_halves", "token_order", "precision", "legalize"];
 
 /// What the standard order depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +20,15 @@ pub struct Standard {
 }
 
 /// The passes of a compile for a graph of that stage, in order:
-/// `slice` first, so that everything behind it sees the sizes that ship; `precision` last, so that it sees every op that will be.
+/// `slice` first, so that everything behind it sees the sizes that ship; `rotary_halves` before `token_order`, which turns the
+/// convolutions that it follows into products; `precision` last, so that it sees every op that will be.
 pub fn standard(options: &Standard, stage: &Stage) -> Vec<Box<dyn Pass>> {
     let mut passes: Vec<Box<dyn Pass>> = Vec::new();
     if *stage == Stage::Supernet {
         passes.push(Box::new(Slice { from: options.widths.0, to: options.widths.1 }));
     }
+    passes.push(Box::new(RotaryHalves));
+    passes.push(Box::new(TokenOrderPass));
     let Standard { precision, weights_only, .. } = *options;
     passes.push(Box::new(PrecisionPass { precision, weights_only }));
     passes

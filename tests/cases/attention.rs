@@ -1,3 +1,4 @@
+use snapc_ir::TokenOrder;
 use snapc_ir::ops::{Attention, Pattern};
 use snapc_weights::Tensor;
 
@@ -80,20 +81,33 @@ pub fn cases() -> Vec<Case> {
         case("causal", &same, Pattern::Causal, None, &|_, n, m| m <= n),
         case("one_key_head", &one, Pattern::Dense, None, &|_, _, _| true),
     ];
-    for (grid, tile, radius) in
-        [([4, 4], 2, 1), ([6, 4], 2, 0), ([4, 6], 1, 1), ([10, 10], 2, 2), ([8, 2], 2, 1), ([6, 6], 2, 5)]
-    {
+    let row_major = TokenOrder::default();
+    let squares = |sides: &[usize]| TokenOrder::new(sides).unwrap();
+    for (grid, tile, radius, order) in [
+        ([4, 4], 2, 1, row_major),
+        ([6, 4], 2, 0, row_major),
+        ([4, 6], 1, 1, row_major),
+        ([10, 10], 2, 2, row_major),
+        ([8, 2], 2, 1, row_major),
+        ([6, 6], 2, 5, row_major),
+        ([6, 4], 2, 1, squares(&[2])),
+        ([8, 12], 4, 1, squares(&[4, 2])),
+    ] {
+        let places = order.places(grid);
         for batch in [1, 2] {
             let tokens = grid[0] * grid[1];
             let sizes = Sizes { batch, queries: tokens, keys: tokens, heads: 4, groups: 2, dim: 4 };
             let near = |n: usize, m: usize| {
-                let tile_of = |token: usize| (token / grid[1] / tile, token % grid[1] / tile);
+                let tile_of = |token: usize| (places[token][0] / tile, places[token][1] / tile);
                 let ((row, col), (other_row, other_col)) = (tile_of(n), tile_of(m));
                 row.abs_diff(other_row) <= radius && col.abs_diff(other_col) <= radius
             };
-            let name =
-                format!("neighborhood_{}x{}_tile_{tile}_radius_{radius}_batch_{batch}", grid[0], grid[1]);
-            let pattern = Pattern::Neighborhood { grid, tile, radius };
+            let sides: String = order.sides().iter().map(|side| format!("_in_{side}")).collect();
+            let name = format!(
+                "neighborhood_{}x{}_tile_{tile}_radius_{radius}_batch_{batch}{sides}",
+                grid[0], grid[1]
+            );
+            let pattern = Pattern::Neighborhood { grid, tile, radius, order };
             cases.push(case(&name, &sizes, pattern, None, &|_, n, m| near(n, m)));
         }
     }

@@ -44,10 +44,28 @@ pub fn cases() -> Vec<Case> {
             "slice",
             vec![("x", x.clone())],
             vec![],
-            |b, v| b.op(Slice { axis, start, size }, v),
+            |b, v| b.op(Slice::of_axis(&shape, axis, start, size), v),
             vec![expected],
         ));
     }
+    let (starts, sizes) = (vec![1, 0, 1], vec![1, shape[1], 2]);
+    let inside = |place: &[usize]| {
+        (0..3).all(|axis| (starts[axis]..starts[axis] + sizes[axis]).contains(&place[axis]))
+    };
+    cases.push(Case::new(
+        "slice_two_axes",
+        "slice",
+        vec![("x", x.clone())],
+        vec![],
+        |b, v| b.op(Slice { starts: starts.clone(), sizes: sizes.clone() }, v),
+        vec![
+            places(&shape)
+                .iter()
+                .filter(|place| inside(place))
+                .map(|place| f64s(&x)[at(&shape, place)])
+                .collect(),
+        ],
+    ));
     // There and back, so that the output is f32 as an artifact's outputs are.
     let rounded = x.values().iter().map(|&value| f64::from(half::f16::from_f32(value))).collect();
     cases.push(Case::new(

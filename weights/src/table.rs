@@ -1,12 +1,15 @@
 use snapc_ir::ops::MASKED;
-use snapc_ir::{Grid, Table};
+use snapc_ir::{Grid, Pairs, Table};
 
 /// The numbers of a computed table; in f64, rounded once.
 pub fn table_values(table: &Table) -> Vec<f32> {
     match *table {
-        Table::RotaryCos { head_dim, theta, grid } => rotary(head_dim, theta, grid, |angle, _| angle.cos()),
-        Table::RotarySin { head_dim, theta, grid } => {
-            rotary(head_dim, theta, grid, |angle, first| if first { -angle.sin() } else { angle.sin() })
+        Table::RotaryCos { head_dim, theta, grid, pairs } => {
+            rotary(head_dim, theta, grid, pairs, |angle, _| angle.cos())
+        }
+        Table::RotarySin { head_dim, theta, grid, pairs } => {
+            let turned = |angle: f64, first| if first { -angle.sin() } else { angle.sin() };
+            rotary(head_dim, theta, grid, pairs, turned)
         }
         Table::CausalMask { queries, keys, repeat } => (0..queries * repeat)
             .flat_map(|row| (0..keys).map(move |key| if key <= row / repeat { 0.0 } else { MASKED }))
@@ -18,17 +21,18 @@ pub fn table_values(table: &Table) -> Vec<f32> {
 }
 
 /// `of(angle, is the first number of its pair)` for every token and number of a head.
-fn rotary(head_dim: usize, theta: f32, grid: Grid, of: impl Fn(f64, bool) -> f64) -> Vec<f32> {
-    let (half, quarter) = (head_dim / 2, head_dim / 4);
+fn rotary(head_dim: usize, theta: f32, grid: Grid, pairs: Pairs, of: impl Fn(f64, bool) -> f64) -> Vec<f32> {
     let mut values = Vec::with_capacity(grid.rows * grid.cols * head_dim);
-    for token in 0..grid.rows * grid.cols {
-        for number in 0..head_dim {
-            let place = if number < half { token / grid.cols } else { token % grid.cols };
-            let position = f64::from(grid.start) + f64::from(grid.stride) * place as f64;
-            let pair = number % quarter;
-            let frequency = f64::from(theta).powf(-2.0 * pair as f64 / half as f64);
-            values.push(of(position * frequency, number % half < quarter) as f32);
-        }
+    let numbers: Vec<(usize, f64, bool)> = (0..head_dim)
+        .map(|number| {
+            let (axis, pair, first) = pairs.of(number, head_dim);
+            (axis, f64::from(theta).powf(-2.0 * pair as f64 / (head_dim / 2) as f64), first)
+        })
+        .collect();
+    for position in grid.positions() {
+        let turn =
+            |&(axis, frequency, first): &(usize, f64, bool)| of(position[axis] * frequency, first) as f32;
+        values.extend(numbers.iter().map(turn));
     }
     values
 }

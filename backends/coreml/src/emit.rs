@@ -161,15 +161,14 @@ fn reshape<'a>(e: &mut Emitter<'a>, node: &'a Node, shape: &[usize]) -> Result<(
     e.call(node, "reshape").operand("x", 0).ints("shape", shape)?.finish()
 }
 
-/// The masks say which axis is cut: it alone has none. `begin` and `end` of the others do not count.
+/// The masks say which axes are cut: they alone have none. `begin` and `end` of the others do not count.
 fn slice<'a>(e: &mut Emitter<'a>, node: &'a Node, op: &Slice) -> Result<()> {
     let x = node.operands.first().map(|&x| e.graph.ty(x).shape.clone()).unwrap_or_default();
-    let (mut begin, mut end, mut whole) = (vec![0; x.len()], x.clone(), vec![true; x.len()]);
-    begin[op.axis] = op.start;
-    end[op.axis] = op.start + op.size;
-    whole[op.axis] = false;
+    let (begin, cut) = (&op.starts, op.cut(&x));
+    let end: Vec<usize> = begin.iter().zip(&op.sizes).map(|(start, size)| start + size).collect();
+    let whole: Vec<bool> = (0..x.len()).map(|axis| !cut.contains(&axis)).collect();
     let mut call = e.call(node, "slice_by_index");
-    call.operand("x", 0).ints("begin", &begin)?.ints("end", &end)?.ints("stride", &vec![1; x.len()])?;
+    call.operand("x", 0).ints("begin", begin)?.ints("end", &end)?.ints("stride", &vec![1; x.len()])?;
     call.bools("begin_mask", &whole).bools("end_mask", &whole);
     call.bools("squeeze_mask", &vec![false; x.len()]).finish()
 }

@@ -98,7 +98,7 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         Op::Split(op) if op.parts == 1 => Ok(alone(&node.operands)),
         Op::Slice(op) => {
             let x = node.operands[0];
-            Ok((op.start == 0 && b.ty(x).shape.get(op.axis) == Some(&op.size)).then(|| vec![x]))
+            Ok((b.ty(x).shape == op.sizes).then(|| vec![x]))
         }
         _ => Ok(None),
     }

@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use snapc_backend::{Backend, Native, Part};
+use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
@@ -92,6 +92,10 @@ pub struct CoreMl {
 impl Backend for CoreMl {
     fn name(&self) -> &'static str {
         "coreml"
+    }
+
+    fn default_device(&self) -> Device {
+        Device::Npu
     }
 
     fn native(&self, op: &Op, operands: &[&TensorType]) -> Native {

@@ -313,11 +313,14 @@ impl<'a> Emitter<'a> {
     }
 
     fn slice(&mut self, node: &Node, op: &Slice) -> Result<()> {
+        let axes = op.cut(&self.graph.ty(node.operands[0]).shape);
+        let starts: Vec<usize> = axes.iter().map(|&axis| op.starts[axis]).collect();
+        let ends: Vec<usize> = axes.iter().map(|&axis| op.starts[axis] + op.sizes[axis]).collect();
         let input = vec![
             self.operand(node, 0),
-            self.integers("starts", &[op.start])?,
-            self.integers("ends", &[op.start + op.size])?,
-            self.integers("axes", &[op.axis])?,
+            self.integers("starts", &starts)?,
+            self.integers("ends", &ends)?,
+            self.integers("axes", &axes)?,
         ];
         self.last(node, "Slice", input);
         Ok(())

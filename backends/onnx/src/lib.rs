@@ -13,7 +13,7 @@ mod schema;
 use std::path::Path;
 
 use prost::Message;
-use snapc_backend::{Backend, Native, Part};
+use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
@@ -44,6 +44,10 @@ pub struct Onnx {
 impl Backend for Onnx {
     fn name(&self) -> &'static str {
         "onnx"
+    }
+
+    fn default_device(&self) -> Device {
+        Device::Cpu
     }
 
     fn native(&self, op: &Op, operands: &[&TensorType]) -> Native {

@@ -1,7 +1,9 @@
 use std::ops::Deref;
 
+use snapc_ir::ops::Op;
 use snapc_ir::{Context, Error, Graph, Place, Replayed, Result, Stage, rewrite};
 
+use crate::lower::{self, Device};
 use crate::tidy::tidy;
 use crate::{Backend, Native};
 
@@ -40,14 +42,18 @@ pub struct Explanation {
 /// # Errors
 /// A node that the target cannot take, or a limit that is passed, with the node's path.
 pub fn legalize(graph: &Graph, backend: &dyn Backend) -> Result<LegalGraph> {
-    legalize_explained(graph, backend).map(|(legal, _)| legal)
+    legalize_explained(graph, backend, backend.default_device()).map(|(legal, _)| legal)
 }
 
-/// As [`legalize`]; also says which ops were expanded, and which of the legal ones a delegate leaves out, and why.
+/// As [`legalize`], for a device; also says which ops were expanded, and which of the legal ones a delegate leaves out, and why.
 ///
 /// # Errors
 /// As [`legalize`].
-pub fn legalize_explained(graph: &Graph, backend: &dyn Backend) -> Result<(LegalGraph, Vec<Explanation>)> {
+pub fn legalize_explained(
+    graph: &Graph,
+    backend: &dyn Backend,
+    device: Device,
+) -> Result<(LegalGraph, Vec<Explanation>)> {
     let mut explanations: Vec<Explanation> = Vec::new();
     let stage = Stage::Legal(backend.name().to_string());
     let target = || Place::Target(backend.name().to_string());
@@ -62,8 +68,14 @@ pub fn legalize_explained(graph: &Graph, backend: &dyn Backend) -> Result<(Legal
             }
             let types: Vec<_> = node.operands.iter().map(|&id| builder.ty(id)).collect();
             let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
-            let expanded = node.op().expand(builder, &node.operands).at(place)?;
             changed = true;
+            if let Op::Attention(op) = node.op() {
+                let lowered = lower::attention(builder, device, op, &node.operands);
+                let (result, way) = lowered.at(place)?;
+                note(&mut explanations, node.op().name(), &node.node.scope, &format!("{reason}: {way}"));
+                return Ok(Some(vec![result]));
+            }
+            let expanded = node.op().expand(builder, &node.operands).at(place)?;
             note(&mut explanations, node.op().name(), &node.node.scope, &reason);
             expanded.map(Some).ok_or_else(|| refuse(node, &reason).at(place()))
         })

@@ -1,6 +1,7 @@
 //! What all backends share: the [`Backend`] trait, [`legalize`] and [`LegalGraph`].
 
 mod legalize;
+mod lower;
 mod names;
 mod tidy;
 
@@ -11,6 +12,7 @@ use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 pub use legalize::{Explanation, LegalGraph, legalize, legalize_explained};
+pub use lower::Device;
 pub use names::Names;
 
 /// Whether a target has an op for these operands.
@@ -36,6 +38,9 @@ pub struct Part<'a> {
 pub trait Backend: Send + Sync {
     /// The target's name, `coreml`.
     fn name(&self) -> &'static str;
+
+    /// What its artifacts are written for where nothing else is asked for.
+    fn default_device(&self) -> Device;
 
     /// Whether the target has this op for operands of these types.
     fn native(&self, op: &Op, operands: &[&TensorType]) -> Native;

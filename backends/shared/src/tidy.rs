@@ -1,16 +1,48 @@
+use std::collections::HashMap;
+
 use snapc_ir::ops::{Op, Reshape, Transpose};
 use snapc_ir::{Builder, DType, Graph, Replayed, Result, ValueId, rewrite};
 
-/// Lets reshapes, transposes and casts that follow each other become one or none. Computes the same bits.
+/// Lets reshapes, transposes and casts that follow each other become one or none, and says once what is said twice. Computes the
+/// same bits.
 pub fn tidy(graph: &Graph) -> Result<Graph> {
-    rewrite(graph, graph.stage().clone(), Ok, |builder, node| match node.op() {
-        Op::Reshape(reshape) => merge_reshape(builder, node, reshape).map(Some),
-        Op::Transpose(transpose) => merge_transpose(builder, node, transpose).map(Some),
-        // A cast weight stays: it is stored in the one type and used in the other.
-        Op::Cast(_) if builder.as_weight(node.operands[0]).is_some() => Ok(None),
-        Op::Cast(cast) => drop_round_trip(builder, node, cast.dtype).map(Some),
-        _ => Ok(None),
+    let mut said = Said::default();
+    rewrite(graph, graph.stage().clone(), Ok, |builder, node| {
+        let results = match node.op() {
+            Op::Reshape(reshape) => merge_reshape(builder, node, reshape)?,
+            Op::Transpose(transpose) => merge_transpose(builder, node, transpose)?,
+            // A cast weight stays: it is stored in the one type and used in the other.
+            Op::Cast(cast) if builder.as_weight(node.operands[0]).is_none() => {
+                drop_round_trip(builder, node, cast.dtype)?
+            }
+            op => builder.op(op.clone(), &node.operands)?,
+        };
+        Ok(Some(said.once(builder, results)))
     })
+}
+
+/// The nodes so far, by what they read.
+#[derive(Default)]
+struct Said(HashMap<(&'static str, ValueIds), Vec<ValueIds>>);
+
+impl Said {
+    /// The results of an earlier node that does the same, or these; what nothing reads is dropped at the end.
+    fn once(&mut self, builder: &Builder, results: ValueIds) -> ValueIds {
+        let Some(made) = builder.maker(results[0]).filter(|made| made.results == results) else {
+            return results;
+        };
+        let same = self.0.entry((made.op.name(), made.operands.clone())).or_default();
+        let earlier = same
+            .iter()
+            .find(|earlier| builder.maker(earlier[0]).is_some_and(|earlier| earlier.op == made.op));
+        match earlier {
+            Some(earlier) => earlier.clone(),
+            None => {
+                same.push(results.clone());
+                results
+            }
+        }
+    }
 }
 
 fn merge_reshape(builder: &mut Builder, node: &Replayed, reshape: &Reshape) -> Result<ValueIds> {

@@ -248,10 +248,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn slice(&mut self, node: &Node, op: &Slice, x: i32) -> Result<()> {
-        let mut lengths = self.graph.ty(node.operands[0]).shape.clone();
-        let mut starts = vec![0; lengths.len()];
-        (starts[op.axis], lengths[op.axis]) = (op.start, op.size);
-        let inputs = vec![x, self.vector("begin", &starts)?, self.vector("size", &lengths)?];
+        let inputs = vec![x, self.vector("begin", &op.starts)?, self.vector("size", &op.sizes)?];
         self.last(node, schema::SLICE, inputs, Vec::new())
     }
 

@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use snapc_backend::{Backend, Native, Part};
+use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
@@ -31,6 +31,10 @@ pub struct TfLite;
 impl Backend for TfLite {
     fn name(&self) -> &'static str {
         "tflite"
+    }
+
+    fn default_device(&self) -> Device {
+        Device::Cpu
     }
 
     fn native(&self, op: &Op, operands: &[&TensorType]) -> Native {

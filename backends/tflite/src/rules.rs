@@ -19,7 +19,7 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Rewritten {
         Op::Linear(Linear {}) => linear(b, operands),
         Op::Embedding(Embedding {}) => embedding(b, operands),
         Op::Concat(op) => concat(b, op, operands),
-        Op::Slice(op) if b.ty(operands[0]).shape[op.axis] == op.size => Ok(Some(operands.clone())),
+        Op::Slice(op) if b.ty(operands[0]).shape == op.sizes => Ok(Some(operands.clone())),
         Op::Cast(op) if b.ty(operands[0]).dtype == op.dtype => Ok(Some(operands.clone())),
         Op::Conv2d(op) if op.layout == Layout::Nchw => maps::conv2d(b, op, operands),
         Op::Conv2d(op) => with_bias(b, op, operands),

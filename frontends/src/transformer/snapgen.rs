@@ -7,7 +7,9 @@ use snapc_ir::ops::{
     Attention, Conv2d, Gelu, GeluForm, Layout, MapFromTokens, MergeHeads, Pattern, RmsNorm, Rotary, Silu,
     Split, SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
 };
-use snapc_ir::{Builder, DType, Dim, Error, Graph, Grid, Result, Stage, TensorType, ValueId};
+use snapc_ir::{
+    Builder, DType, Dim, Error, Graph, Grid, Pairs, Result, Stage, TensorType, TokenOrder, ValueId,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{check_multiple, check_positive, check_size};
@@ -373,12 +375,12 @@ impl Net<'_, '_> {
         let q = self.head(path, "q", x, true)?;
         let k = self.head(path, "k", x, true)?;
         let v = self.head(path, "v", x, false)?;
-        let places = Grid { rows: grid[0], cols: grid[1], start: 0.0, stride: 1.0 };
+        let places = places(grid, 1);
         let q = self.rotary(path, q, places)?;
         let turned = self.rotary(path, k, places)?;
         let mixed = if sparse {
-            let neighborhood =
-                Pattern::Neighborhood { grid, tile: config.assa_block, radius: config.assa_radius };
+            let (tile, radius, order) = (config.assa_block, config.assa_radius, TokenOrder::default());
+            let neighborhood = Pattern::Neighborhood { grid, tile, radius, order };
             let local = self.attention(&format!("{path}.local"), neighborhood, &[q, turned, v])?;
             let global = self.global(path, q, k, v, grid)?;
             self.gate(path, x, global, local)?
@@ -401,7 +403,7 @@ impl Net<'_, '_> {
         let small = grid.map(|side| side / s);
         let k = self.kv_conv(path, "kv_conv_k", k, grid)?;
         let v = self.kv_conv(path, "kv_conv_v", v, grid)?;
-        let places = Grid { rows: small[0], cols: small[1], start: (s as f32 - 1.0) / 2.0, stride: s as f32 };
+        let places = places(small, s);
         let k = self.rotary(path, k, places)?;
         self.attention(&format!("{path}.global"), Pattern::Dense, &[q, k, v])
     }
@@ -478,7 +480,9 @@ impl Net<'_, '_> {
 
     fn rotary(&mut self, path: &str, x: ValueId, grid: Grid) -> Result<ValueId> {
         let theta = self.config.rope_theta as f32;
-        self.b.scoped(&format!("{path}.rotary"), |b| b.one(Rotary { theta, grid }, &[x]))
+        self.b.scoped(&format!("{path}.rotary"), |b| {
+            b.one(Rotary { theta, grid, pairs: Pairs::default() }, &[x])
+        })
     }
 
     fn rms(&mut self, path: &str, x: ValueId) -> Result<ValueId> {
@@ -528,4 +532,10 @@ fn modulate(b: &mut Builder, x: ValueId, shift: ValueId, scale: ValueId) -> Resu
 fn gated_add(b: &mut Builder, x: ValueId, gate: ValueId, change: ValueId) -> Result<ValueId> {
     let part = b.mul(gate, change)?;
     b.add(x, part)
+}
+
+/// Where the windows of side `side` stand: at their centres.
+fn places(grid: [usize; 2], side: usize) -> Grid {
+    let (start, stride) = ((side as f32 - 1.0) / 2.0, side as f32);
+    Grid { rows: grid[0], cols: grid[1], start, stride, order: TokenOrder::default() }
 }

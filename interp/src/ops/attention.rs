@@ -1,6 +1,6 @@
 use rayon::prelude::*;
 use snapc_ir::ops::{Attention, MASKED, Pattern};
-use snapc_ir::{Result, TensorType};
+use snapc_ir::{Result, TensorType, TokenOrder};
 use snapc_weights::Tensor;
 
 use super::norms::softmax_row;
@@ -16,8 +16,8 @@ impl Execute for Attention {
         let values = match self.pattern {
             Pattern::Dense => dense(operands, mask, self.scale, false),
             Pattern::Causal => dense(operands, mask, self.scale, true),
-            Pattern::Neighborhood { grid, tile, radius } => {
-                neighborhood(operands, self.scale, Tiling { grid, tile, radius })
+            Pattern::Neighborhood { grid, tile, radius, order } => {
+                neighborhood(operands, self.scale, &Tiling::new(grid, tile, radius, order))
             }
         };
         one(results[0], values)
@@ -88,26 +88,35 @@ fn dense(operands: &[&Tensor], mask: Option<&[f32]>, scale: f32, causal: bool) -
     values
 }
 
-#[derive(Clone, Copy)]
 struct Tiling {
     grid: [usize; 2],
     tile: usize,
     radius: usize,
+    /// Of each place of the grid, row by row, its token.
+    token_at: Vec<usize>,
 }
 
 impl Tiling {
+    fn new(grid: [usize; 2], tile: usize, radius: usize, order: TokenOrder) -> Self {
+        let mut token_at = vec![0; grid[0] * grid[1]];
+        for (token, [row, col]) in order.places(grid).into_iter().enumerate() {
+            token_at[row * grid[1] + col] = token;
+        }
+        Tiling { grid, tile, radius, token_at }
+    }
+
     /// The tokens of the tiles of some tile rows and columns.
     fn tokens(&self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) -> Vec<usize> {
         let side = self.tile;
         let cols = cols.start * side..cols.end * side;
         (rows.start * side..rows.end * side)
             .flat_map(|row| cols.clone().map(move |col| (row, col)))
-            .map(|(row, col)| row * self.grid[1] + col)
+            .map(|(row, col)| self.token_at[row * self.grid[1] + col])
             .collect()
     }
 }
 
-fn neighborhood(operands: &[&Tensor], scale: f32, tiling: Tiling) -> Vec<f32> {
+fn neighborhood(operands: &[&Tensor], scale: f32, tiling: &Tiling) -> Vec<f32> {
     let (q, k, v) = (operands[0], operands[1], operands[2]);
     let [batch, tokens, heads, dim] = [0, 1, 2, 3].map(|axis| q.ty.shape[axis]);
     let groups = k.ty.shape[2];

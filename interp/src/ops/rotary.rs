@@ -1,5 +1,5 @@
 use snapc_ir::ops::Rotary;
-use snapc_ir::{Result, TensorType};
+use snapc_ir::{Pairs, Result, TensorType};
 use snapc_weights::Tensor;
 
 use super::{Execute, one};
@@ -8,17 +8,20 @@ impl Execute for Rotary {
     fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
         let shape = &results[0].shape;
         let (tokens, heads, dim) = (shape[1], shape[2], shape[3]);
-        let (half, quarter) = (dim / 2, dim / 4);
+        let positions = self.grid.positions();
+        // Of each axis where its first numbers and its second ones begin, in quarters of a head.
+        let quarters = match self.pairs {
+            Pairs::ByAxis => [[0, 1], [2, 3]],
+            Pairs::ByHalf => [[0, 2], [1, 3]],
+        };
         let mut values = operands[0].values().to_vec();
         for (index, token) in values.chunks_exact_mut(heads * dim).enumerate() {
-            let (row, col) = (index % tokens / self.grid.cols, index % tokens % self.grid.cols);
-            for (axis, place) in [row, col].into_iter().enumerate() {
-                let position = f64::from(self.grid.start) + f64::from(self.grid.stride) * place as f64;
-                for pair in 0..quarter {
-                    let angle = position * f64::from(self.theta).powf(-2.0 * pair as f64 / half as f64);
+            for (axis, position) in positions[index % tokens].into_iter().enumerate() {
+                for pair in 0..dim / 4 {
+                    let angle = position * f64::from(self.theta).powf(-2.0 * pair as f64 / (dim / 2) as f64);
                     let (sin, cos) = (angle.sin() as f32, angle.cos() as f32);
+                    let [first, second] = quarters[axis].map(|quarter| quarter * (dim / 4) + pair);
                     for head in token.chunks_exact_mut(dim) {
-                        let (first, second) = (axis * half + pair, axis * half + pair + quarter);
                         let (x, y) = (head[first], head[second]);
                         head[first] = x * cos - y * sin;
                         head[second] = y * cos + x * sin;

@@ -52,7 +52,15 @@ fn slice(x: &Tensor, axis: usize, start: usize, ty: &TensorType) -> Tensor {
 
 impl Execute for Slice {
     fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
-        Ok(vec![slice(operands[0], self.axis, self.start, results[0])])
+        // Axis by axis, the outermost first: what is dropped early is not copied again.
+        let mut x = operands[0].clone();
+        for axis in self.cut(&x.ty.shape.clone()) {
+            let mut ty = x.ty.clone();
+            ty.shape[axis] = self.sizes[axis];
+            x = slice(&x, axis, self.starts[axis], &ty);
+        }
+        debug_assert_eq!(&x.ty, results[0]);
+        Ok(vec![x])
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::graph::ValueId;
 use crate::types::TensorType;
 
-mod attention;
+pub mod attention;
 mod binary;
 mod concat;
 mod conv2d;

@@ -44,15 +44,29 @@ impl OpDef for Reshape {
     }
 }
 
-/// `size` numbers of one axis from `start` on. Operand: `x`.
+/// Of each axis `sizes[axis]` numbers from `starts[axis]` on. Operand: `x`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
-    /// The axis.
-    pub axis: usize,
-    /// The first that stays.
-    pub start: usize,
-    /// How many stay.
-    pub size: usize,
+    /// Of each axis the first that stays.
+    pub starts: Vec<usize>,
+    /// Of each axis how many stay.
+    pub sizes: Vec<usize>,
+}
+
+impl Slice {
+    /// Cuts one axis of a shape and leaves the others whole.
+    pub fn of_axis(shape: &[usize], axis: usize, start: usize, size: usize) -> Self {
+        let (mut starts, mut sizes) = (vec![0; shape.len()], shape.to_vec());
+        if axis < shape.len() {
+            (starts[axis], sizes[axis]) = (start, size);
+        }
+        Slice { starts, sizes }
+    }
+
+    /// The axes that do not stay whole.
+    pub fn cut(&self, shape: &[usize]) -> Vec<usize> {
+        (0..shape.len()).filter(|&axis| (self.starts[axis], self.sizes[axis]) != (0, shape[axis])).collect()
+    }
 }
 
 impl OpDef for Slice {
@@ -61,15 +75,20 @@ impl OpDef for Slice {
     const HOLDS_SIZES: bool = true;
 
     fn infer(&self, operands: &[&TensorType]) -> Inferred {
-        let mut ty = operands[0].clone();
-        let fits = self.axis < ty.rank()
-            && self.size > 0
-            && self.start.checked_add(self.size).is_some_and(|end| end <= ty.shape[self.axis]);
-        require(fits, || {
-            format!("{ty} has no {} numbers from {} on axis {}", self.size, self.start, self.axis)
+        let ty = operands[0];
+        let rank = ty.rank();
+        require(self.starts.len() == rank && self.sizes.len() == rank, || {
+            format!(
+                "{ty} has {rank} axes, {} starts and {} sizes are given",
+                self.starts.len(),
+                self.sizes.len()
+            )
         })?;
-        ty.shape[self.axis] = self.size;
-        Ok(vec![ty])
+        for (axis, (&start, &size)) in self.starts.iter().zip(&self.sizes).enumerate() {
+            let fits = size > 0 && start.checked_add(size).is_some_and(|end| end <= ty.shape[axis]);
+            require(fits, || format!("{ty} has no {size} numbers from {start} on axis {axis}"))?;
+        }
+        Ok(vec![ty.with_shape(self.sizes.clone())])
     }
 }
 

@@ -325,7 +325,7 @@ impl Call<'_> {
         self.unary(Reshape { shape }.into())
     }
 
-    /// One axis is cut, with steps of 1; the masks keep the others whole.
+    /// Axes are cut with steps of 1; the masks keep the others whole.
     fn slice(&mut self) -> Reading<Vec<ValueId>> {
         let x = self.operand("x")?;
         let rank = self.rank(x);
@@ -337,10 +337,11 @@ impl Call<'_> {
         if stride != vec![1; rank] || self.bools("squeeze_mask")? != vec![false; rank] {
             return Err("it has steps or drops axes".to_string());
         }
-        let cut: Vec<usize> = (0..rank).filter(|&axis| !from_start[axis]).collect();
-        let [axis] = cut[..] else { return Err("it does not cut one axis".to_string()) };
-        let (start, size) = (begin[axis], end[axis].saturating_sub(begin[axis]));
-        self.reader.node(Slice { axis, start, size }, &[x])
+        let (mut starts, mut sizes) = (vec![0; rank], self.reader.ty(x).shape.clone());
+        for axis in (0..rank).filter(|&axis| !from_start[axis]) {
+            (starts[axis], sizes[axis]) = (begin[axis], end[axis].saturating_sub(begin[axis]));
+        }
+        self.reader.node(Slice { starts, sizes }, &[x])
     }
 
     fn cast(&mut self) -> Reading<Vec<ValueId>> {

@@ -61,7 +61,7 @@ pub fn cases() -> Vec<Case> {
     case("slice_middle", |m| unary(m, |m, x| m.b.slice(x, 1, 1, 1)));
     case("slice_start", |m| unary(m, |m, x| m.b.slice(x, 2, 0, 5)));
     case("slice_of_all", |m| {
-        unary(m, |m, x| m.b.one(snapc_ir::ops::Slice { axis: 1, start: 0, size: 3 }, &[x]))
+        unary(m, |m, x| m.b.one(snapc_ir::ops::Slice { starts: vec![0; 3], sizes: vec![4, 3, 6] }, &[x]))
     });
     case("split", |m| split(m, 3));
     case("split_in_one", |m| split(m, 1));
@@ -87,12 +87,16 @@ pub fn cases() -> Vec<Case> {
     case("attention_masked", |m| attention(m, Pattern::Dense, true));
     case("attention_causal", |m| attention(m, Pattern::Causal, false));
     case("attention_neighborhood", |m| {
-        attention(m, Pattern::Neighborhood { grid: [4, 4], tile: 2, radius: 1 }, false)
+        attention(
+            m,
+            Pattern::Neighborhood { grid: [4, 4], tile: 2, radius: 1, order: Default::default() },
+            false,
+        )
     });
     case("rotary", |m| {
         let x = m.input(&[1, 6, 2, 8])?;
-        let grid = Grid { rows: 2, cols: 3, start: 0.0, stride: 1.0 };
-        let y = m.b.one(Rotary { theta: 100.0, grid }, &[x])?;
+        let grid = Grid { rows: 2, cols: 3, start: 0.0, stride: 1.0, order: Default::default() };
+        let y = m.b.one(Rotary { theta: 100.0, grid, pairs: Default::default() }, &[x])?;
         m.output(y)
     });
     case("timestep", |m| {

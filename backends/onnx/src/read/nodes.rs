@@ -306,11 +306,25 @@ impl<'a> Reader<'a> {
             }
             "Slice" => {
                 operands(4)?;
-                let (start, end) = (size(self.integer(node, 1)?)?, size(self.integer(node, 2)?)?);
-                let axis = axis(self.integer(node, 3)?, self.builder.ty(value(0)?).rank())?;
-                let size =
-                    end.checked_sub(start).ok_or_else(|| Error::input("Slice ends before it starts"))?;
-                Ok((Slice { axis, start, size }.into(), vec![value(0)?]))
+                let x = value(0)?;
+                let mut sizes_left = self.builder.ty(x).shape.clone();
+                let mut first = vec![0; sizes_left.len()];
+                let (starts, ends) = (sizes(self.integers(node, 1)?)?, sizes(self.integers(node, 2)?)?);
+                let axes = self.integers(node, 3)?;
+                require(
+                    starts.len() == axes.len() && ends.len() == axes.len(),
+                    "Slice has other bounds than axes",
+                )?;
+                let mut seen = Vec::new();
+                for ((&start, &end), &number) in starts.iter().zip(&ends).zip(axes) {
+                    let axis = axis(number, sizes_left.len())?;
+                    require(!seen.contains(&axis), "Slice cuts an axis twice")?;
+                    seen.push(axis);
+                    first[axis] = start;
+                    sizes_left[axis] =
+                        end.checked_sub(start).ok_or_else(|| Error::input("Slice ends before it starts"))?;
+                }
+                Ok((Slice { starts: first, sizes: sizes_left }.into(), vec![x]))
             }
             "Resize" => {
                 operands(3)?;

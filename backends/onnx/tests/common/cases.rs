@@ -381,8 +381,8 @@ pub const CASES: &[(&str, &str)] = &[
         "slice",
         r#"
         input %x: T[5, 6, 7]
-        %a = slice %x {"axis":1,"start":2,"size":3} : T[5, 3, 7]
-        %y = slice %a {"axis":2,"start":6,"size":1} : T[5, 3, 1]
+        %a = slice %x {"starts":[0,2,0],"sizes":[5,3,7]} : T[5, 3, 7]
+        %y = slice %a {"starts":[0,0,6],"sizes":[5,3,1]} : T[5, 3, 1]
         output y %y
         "#,
     ),
@@ -390,8 +390,8 @@ pub const CASES: &[(&str, &str)] = &[
         "slice_twice_used",
         r#"
         input %x: T[5, 6]
-        %a = slice %x {"axis":0,"start":1,"size":3} : T[3, 6]
-        %b = slice %a {"axis":1,"start":0,"size":2} : T[3, 2]
+        %a = slice %x {"starts":[1,0],"sizes":[3,6]} : T[3, 6]
+        %b = slice %a {"starts":[0,0],"sizes":[3,2]} : T[3, 2]
         %y = reduce_mean %a {"axis":1} : T[3, 1]
         output b %b
         output y %y

@@ -395,12 +395,10 @@ impl Operands<'_, '_> {
     fn slice(&self) -> Result<Slice> {
         self.count(3)?;
         let shape = self.shape(0)?;
-        let (starts, lengths) = (self.integers(1, &[shape.len()])?, self.integers(2, &[shape.len()])?);
-        let mut cut = (0..shape.len()).filter(|&axis| (starts[axis], lengths[axis]) != (0, shape[axis]));
-        match (cut.next(), cut.next()) {
-            (Some(axis), None) => Ok(Slice { axis, start: starts[axis], size: lengths[axis] }),
-            _ => Err(Error::input("SLICE does not cut one axis")),
-        }
+        let slice =
+            Slice { starts: self.integers(1, &[shape.len()])?, sizes: self.integers(2, &[shape.len()])? };
+        require(!slice.cut(&shape).is_empty(), || "SLICE cuts nothing".to_string())?;
+        Ok(slice)
     }
 
     fn cast(&self) -> Result<Cast> {
