@@ -1,0 +1,60 @@
+"""Runs one model on random numbers, with one thread: prints CPU milliseconds of a run (the least of some) and the peak memory.
+
+    python measure.py onnx|tflite MODEL [RUNS]
+"""
+
+import json
+import resource
+import sys
+import time
+
+import numpy
+
+
+def numbers(name, shape, dtype):
+    if dtype == numpy.int32:
+        return numpy.zeros(shape, numpy.int32)
+    if name == "text_mask":
+        mask = numpy.ones(shape, numpy.float32)
+        mask[..., 20:] = 0
+        return mask
+    if name == "timestep":
+        return numpy.full(shape, 500, numpy.float32)
+    return numpy.random.default_rng(0).standard_normal(shape, numpy.float32)
+
+
+def onnx(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    types = {"tensor(float)": numpy.float32, "tensor(int32)": numpy.int32}
+    inputs = {port.name: numbers(port.name, port.shape, types[port.type]) for port in session.get_inputs()}
+    return lambda: session.run(None, inputs)
+
+
+def tflite(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=path, num_threads=1)
+    interpreter.allocate_tensors()
+    for port in interpreter.get_input_details():
+        interpreter.set_tensor(port["index"], numbers(port["name"], port["shape"], port["dtype"]))
+    return interpreter.invoke
+
+
+def main():
+    kind, path, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = {"onnx": onnx, "tflite": tflite}[kind](path)
+    times = []
+    for _ in range(runs):
+        start = time.process_time()
+        run()
+        times.append(1000 * (time.process_time() - start))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"ms": min(times), "peak_mb": peak / 1024, "before_mb": before / 1024}))
+
+
+main()
