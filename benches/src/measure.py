@@ -23,9 +23,17 @@ def numbers(name, shape, dtype):
     return numpy.random.default_rng(0).standard_normal(shape, numpy.float32)
 
 
-def onnx(path):
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def onnx():
     import onnxruntime
 
+    return lambda path: open_onnx(onnxruntime, path)
+
+
+def open_onnx(onnxruntime, path):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -34,9 +42,13 @@ def onnx(path):
     return lambda: session.run(None, inputs)
 
 
-def tflite(path):
+def tflite():
     from ai_edge_litert.interpreter import Interpreter
 
+    return lambda path: open_tflite(Interpreter, path)
+
+
+def open_tflite(Interpreter, path):
     interpreter = Interpreter(model_path=path, num_threads=1)
     interpreter.allocate_tensors()
     for port in interpreter.get_input_details():
@@ -46,15 +58,16 @@ def tflite(path):
 
 def main():
     kind, path, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = {"onnx": onnx, "tflite": tflite}[kind](path)
-    times = []
+    open_model = {"onnx": onnx, "tflite": tflite}[kind]()
+    before = peak_mb()
+    run = open_model(path)
+    times, peaks = [], []
     for _ in range(runs):
         start = time.process_time()
         run()
         times.append(1000 * (time.process_time() - start))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"ms": min(times), "peak_mb": peak / 1024, "before_mb": before / 1024}))
+        peaks.append(peak_mb())
+    print(json.dumps({"ms": min(times), "first_mb": peaks[0], "peak_mb": peaks[-1], "before_mb": before}))
 
 
 main()

@@ -1,0 +1,180 @@
+//! `cargo run --release -p snapc-benches --bin artifact`: what the artifacts of the one-tenth-depth `small` cost in ONNX Runtime and in
+//! LiteRT, one thread, f32, against full attention and against the chain of its matrix products. Prints the table of
+//! benches/README.md.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use serde::Deserialize;
+use snapc_backend::{Part, legalize};
+use snapc_benches::floor;
+use snapc_driver::{MinOs, Precision, Target};
+use snapc_frontends::{Part as PartName, Pipeline};
+use snapc_ir::ops::attention::whole;
+use snapc_ir::ops::{Attention, Pattern};
+use snapc_ir::{Builder, DType, Error, Graph, Result, Stage, TensorType, TokenOrder, ValueId};
+use snapc_passes::{Pass, Slice, Standard, run, standard};
+use snapc_weights::Store;
+
+/// Measures artifacts in the runtimes that users have.
+#[derive(Parser)]
+struct Options {
+    /// A Python that has onnxruntime and ai-edge-litert: the tests make one
+    #[arg(long, default_value = "target/python/bin/python")]
+    python: PathBuf,
+    /// Rounds; the least of all is taken
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Where models are written
+    #[arg(long, default_value = "target/bench")]
+    folder: PathBuf,
+}
+
+/// What one run of a model costs.
+#[derive(Clone, Copy, Deserialize)]
+struct Cost {
+    /// CPU milliseconds of a run.
+    ms: f64,
+    /// Largest resident memory of the process after its first run, in MB.
+    first_mb: f64,
+    /// And after all.
+    peak_mb: f64,
+    /// What it had before the model was opened.
+    before_mb: f64,
+}
+
+/// A model to measure.
+struct Model {
+    name: &'static str,
+    graph: Graph,
+}
+
+fn main() -> ExitCode {
+    match measure(&Options::parse()) {
+        Ok(table) => {
+            println!("{table}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<String> {
+    let pipeline = options.folder.join("tenth");
+    if !pipeline.join("model_index.json").is_file() {
+        let tenth = xtask::model::CONFIGS.into_iter().find(|config| config.name == "tenth");
+        let tenth = tenth.ok_or_else(|| Error::bug("there is no config `tenth`"))?;
+        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/shapes");
+        xtask::supernet(&tenth, &template, &pipeline, false)
+            .map_err(|error| Error::io("make", &pipeline, &error))?;
+    }
+    let pipeline = Pipeline::open(&pipeline)?;
+    let latent = pipeline.latent_size(None)?;
+    let imported = pipeline.import(PartName::Transformer, 1, latent)?;
+    let widths = (pipeline.width(), pipeline.subnet("small")?);
+    let passes = Standard { widths, precision: Precision::F32, weights_only: true };
+    let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage()), None)?;
+    let plain = Slice { from: widths.0, to: widths.1 }.run(&imported.graph)?;
+    let models = [
+        Model { name: "full attention", graph: core(true)? },
+        Model { name: "ASSA", graph: core(false)? },
+        Model { name: "floor", graph: floor(&plain)? },
+        Model { name: "velocity", graph: velocity },
+    ];
+    let mut costs: BTreeMap<(&str, &str), Cost> = BTreeMap::new();
+    for target in [Target::Onnx, Target::TfLite] {
+        let mut written = Vec::new();
+        for model in &models {
+            let path = options.folder.join(format!("{}.{}", model.name.replace(' ', "_"), target.name()));
+            write(model, target, &imported.store, &path)?;
+            written.push((model.name, path));
+        }
+        for _ in 0..options.rounds {
+            for (name, path) in &written {
+                let cost = run_model(options, target, path)?;
+                let least = costs.entry((target.name(), name)).or_insert(cost);
+                least.ms = least.ms.min(cost.ms);
+            }
+        }
+    }
+    Ok(table(&costs))
+}
+
+/// The attention of one Down layer: 64 x 64 tokens, 16 query heads of 64 numbers, 8 key-value heads. Full, at once, as a traced
+/// export has it; or both halves of ASSA as snapc lowers them.
+fn core(full: bool) -> Result<Graph> {
+    let mut b = Builder::new("core", Stage::Subnet);
+    let mut input = |name: &str, tokens, heads| {
+        b.input(name, TensorType::new(DType::F32, [1, tokens, heads, 64]))
+    };
+    let [q, k, v] = [input("q", 4096, 16), input("k", 4096, 8), input("v", 4096, 8)];
+    let dense = Attention { pattern: Pattern::Dense, scale: 0.125 };
+    let y: ValueId = if full {
+        whole(&mut b, &dense, &[q, k, v])?
+    } else {
+        let [small_k, small_v] = [input("small_k", 1024, 8), input("small_v", 1024, 8)];
+        let order = TokenOrder::new(&[8, 2]).unwrap_or_default();
+        let pattern = Pattern::Neighborhood { grid: [64, 64], tile: 8, radius: 1, order };
+        let local = b.one(Attention { pattern, scale: 0.125 }, &[q, k, v])?;
+        let global = b.one(dense, &[q, small_k, small_v])?;
+        b.add(local, global)?
+    };
+    b.output("y", y);
+    b.finish()
+}
+
+fn write(model: &Model, target: Target, store: &Store, path: &Path) -> Result<()> {
+    let backend = target.backend(MinOs::default());
+    let legal = legalize(&model.graph, backend.as_ref())?;
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).map_err(|error| Error::io("replace", path, &error))?;
+    }
+    backend.write(&Part { graph: &legal, store, facts: &[] }, path, &mut |_| {})
+}
+
+fn run_model(options: &Options, target: Target, path: &Path) -> Result<Cost> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/measure.py");
+    let model = if target == Target::Onnx { path.join("model.onnx") } else { path.to_path_buf() };
+    let mut command = Command::new(&options.python);
+    let done = command.arg(script).arg(target.name()).arg(&model).output();
+    let done = done.map_err(|error| {
+        Error::io("start", &options.python, &error)
+            .help("name a Python with --python; `cargo test -p snapc-tests` makes target/python")
+    })?;
+    serde_json::from_slice(&done.stdout).map_err(|_| {
+        Error::input(format!("{}: {}", model.display(), String::from_utf8_lossy(&done.stderr)))
+    })
+}
+
+fn table(costs: &BTreeMap<(&str, &str), Cost>) -> String {
+    let mut text = String::from("| | ONNX Runtime | LiteRT |\n| --- | --- | --- |\n");
+    let mut row = |what: &str, of: &dyn Fn(&dyn Fn(&str) -> Cost) -> String| {
+        let cells = ["onnx", "tflite"].map(|target| {
+            let cost = |name: &str| {
+                costs.get(&(target, name)).copied().unwrap_or(Cost { ms: 0.0, first_mb: 0.0, peak_mb: 0.0, before_mb: 0.0 })
+            };
+            of(&cost)
+        });
+        text.push_str(&format!("| {what} | {} |\n", cells.join(" | ")));
+    };
+    for name in ["full attention", "ASSA", "floor", "velocity"] {
+        row(&format!("{name}: CPU ms, peak MB after one run / three"), &|cost| {
+            let cost = cost(name);
+            format!("{:.0}, {:.0} / {:.0}", cost.ms, cost.first_mb, cost.peak_mb)
+        });
+    }
+    row("attention core, full / ours: time", &|cost| {
+        format!("{:.2}", cost("full attention").ms / cost("ASSA").ms)
+    });
+    row("attention core, ours / full: memory over the empty process", &|cost| {
+        let of = |name: &str| cost(name).peak_mb - cost(name).before_mb;
+        format!("{:.3}", of("ASSA") / of("full attention"))
+    });
+    row("velocity / floor: time", &|cost| format!("{:.3}", cost("velocity").ms / cost("floor").ms));
+    text
+}

@@ -1,0 +1,5 @@
+//! What benchmarks share: graphs to hold others against.
+
+mod floor;
+
+pub use floor::floor;
