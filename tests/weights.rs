@@ -62,7 +62,7 @@ fn plain(shape: &[usize], transforms: &[Transform]) -> Vec<f32> {
                         Transform::Transpose(perm) => {
                             perm.iter().zip(&place).for_each(|(&axis, &at)| source[axis] = at);
                         }
-                        Transform::Reshape(_) => {}
+                        Transform::Reshape(_) | Transform::Repeat(_) | Transform::Double(_) => {}
                     }
                     values[source.iter().zip(&old).map(|(at, stride)| at * stride).sum::<usize>()]
                 })

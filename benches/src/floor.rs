@@ -19,12 +19,14 @@ pub fn floor(graph: &Graph) -> Result<Graph> {
         let types = graph.operand_types(node);
         match &node.op {
             Op::Linear(_) => {
-                let weight = graph.as_weight(node.operands[1]).ok_or_else(|| Error::bug("a computed weight"))?;
+                let weight =
+                    graph.as_weight(node.operands[1]).ok_or_else(|| Error::bug("a computed weight"))?;
                 let weight = chain.b.weight(weight.clone())?;
                 chain.linear(types[0].count() / types[0].last(), weight)?;
             }
             Op::Conv2d(op) => {
-                let weight = graph.as_weight(node.operands[1]).ok_or_else(|| Error::bug("a computed weight"))?;
+                let weight =
+                    graph.as_weight(node.operands[1]).ok_or_else(|| Error::bug("a computed weight"))?;
                 let [out, part] = [weight.shape()[0], weight.shape()[1..].iter().product()];
                 let places = types[0].shape[2] * types[0].shape[3] / (op.stride * op.stride);
                 let groups = types[0].shape[1] / weight.shape()[1];

@@ -153,6 +153,15 @@ pub enum Table {
         /// How often each query's row stands.
         repeat: usize,
     },
+    /// `[chunks * size]`: 1 in the chunks whose bit of `ones` is set, 0 in the others.
+    ChunkOnes {
+        /// Chunks.
+        chunks: usize,
+        /// Numbers of a chunk.
+        size: usize,
+        /// The chunks of ones, the first as the lowest bit.
+        ones: u32,
+    },
     /// `[dim / 2]`: `10000^(-2i / dim)`, the frequencies of diffusers' sinusoidal timestep embedding.
     TimestepFrequencies {
         /// Length of the embedding.
@@ -168,6 +177,7 @@ impl Table {
                 vec![grid.rows * grid.cols, 1, *head_dim]
             }
             Table::CausalMask { queries, keys, repeat } => vec![queries * repeat, *keys],
+            Table::ChunkOnes { chunks, size, .. } => vec![chunks * size],
             Table::TimestepFrequencies { dim } => vec![dim / 2],
         }
     }
@@ -206,7 +216,7 @@ impl Source {
     }
 }
 
-/// One change of a weight's layout on its way from the source. No transform changes a number.
+/// One change of a weight on its way from the source. None rounds a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Transform {
     /// Keeps the first `keep` of each of the `chunks` equal pieces of an axis.
@@ -222,6 +232,10 @@ pub enum Transform {
     Transpose(Vec<usize>),
     /// Other sizes over the same numbers.
     Reshape(Vec<usize>),
+    /// All of it so many times behind each other on the first axis.
+    Repeat(usize),
+    /// Every number times two to that power.
+    Double(i32),
 }
 
 impl Transform {
@@ -247,6 +261,13 @@ impl Transform {
             Transform::Reshape(sizes) => {
                 (element_count(sizes) == element_count(shape)).then(|| sizes.clone())
             }
+            Transform::Repeat(times) => {
+                let mut shape = shape.to_vec();
+                let first = shape.first_mut()?;
+                *first = first.checked_mul(*times).filter(|&size| size > 0)?;
+                Some(shape)
+            }
+            Transform::Double(power) => (power.unsigned_abs() <= 64).then(|| shape.to_vec()),
         }
     }
 }
@@ -326,6 +347,20 @@ impl Weight {
         self.push(Transform::Reshape(dims.iter().map(Dim::total).collect()))?;
         self.dims = dims;
         Ok(())
+    }
+
+    /// Puts all of it so many times behind each other on the first axis.
+    pub fn repeat(&mut self, times: usize) -> Result<()> {
+        self.push(Transform::Repeat(times))?;
+        if let Some(first) = self.dims.first_mut() {
+            *first = Dim::fixed(first.total() * times);
+        }
+        Ok(())
+    }
+
+    /// Multiplies every number by two to that power.
+    pub fn double(&mut self, power: i32) -> Result<()> {
+        self.push(Transform::Double(power))
     }
 
     fn push(&mut self, transform: Transform) -> Result<()> {

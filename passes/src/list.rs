@@ -2,11 +2,12 @@
 
 use snapc_ir::{Error, Graph, Place, Result, Stage};
 
-use crate::{Pass, Precision, PrecisionPass, RotaryHalves, Slice, TokenOrderPass};
+use crate::{AttentionScale, Pass, Precision, PrecisionPass, RotaryHalves, Slice, TokenOrderPass};
 
 /// The names that `print --after` takes, in the order in which a compile reaches them: `import` is the graph as the frontend made it,
 /// `legalize` what a backend makes of it; between them lie the passes.
-pub const NAMES: [&str; 6] = ["import", "slice", "rotary_halves", "token_order", "precision", "legalize"];
+pub const NAMES: [&str; 7] =
+    ["import", "slice", "attention_scale", "rotary_halves", "token_order", "precision", "legalize"];
 
 /// What the standard order depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub fn standard(options: &Standard, stage: &Stage) -> Vec<Box<dyn Pass>> {
     if *stage == Stage::Supernet {
         passes.push(Box::new(Slice { from: options.widths.0, to: options.widths.1 }));
     }
+    passes.push(Box::new(AttentionScale));
     passes.push(Box::new(RotaryHalves));
     passes.push(Box::new(TokenOrderPass));
     let Standard { precision, weights_only, .. } = *options;

@@ -310,14 +310,15 @@ fn windowed(
         let sum = b.mul_scalar(mean, window as f32)?;
         b.reshape(sum, [batch, windows, out])?
     } else {
+        // Group by group, as attention takes keys and values head by head: the moves of the two are one.
         let kernel = b.reshape(kernel, [groups, out / groups, part, window])?;
         let kernel = b.transpose(kernel, &[0, 3, 2, 1])?;
         let kernel = b.reshape(kernel, [groups, window * part, out / groups])?;
-        let rows = b.reshape(tokens, [batch * windows, window, groups, part])?;
-        let rows = b.transpose(rows, &[2, 0, 1, 3])?;
-        let rows = b.reshape(rows, [groups, batch * windows, window * part])?;
+        let rows = b.reshape(tokens, [batch, count, groups, part])?;
+        let rows = b.transpose(rows, &[0, 2, 1, 3])?;
+        let rows = b.reshape(rows, [batch, groups, windows, window * part])?;
         let sums = b.matmul(rows, kernel, false)?;
-        let sums = b.transpose(sums, &[1, 0, 2])?;
+        let sums = b.transpose(sums, &[0, 2, 1, 3])?;
         b.reshape(sums, [batch, windows, out])?
     };
     match bias {

@@ -293,6 +293,11 @@ fn transform(
                 .collect()
         }
         Transform::Transpose(perm) => transpose(&values, shape, perm),
+        Transform::Repeat(times) => values.repeat(*times),
+        Transform::Double(power) => {
+            let factor = 2f32.powi(*power);
+            values.into_iter().map(|value| value * factor).collect()
+        }
     };
     Ok((values, after))
 }

@@ -14,6 +14,9 @@ pub fn table_values(table: &Table) -> Vec<f32> {
         Table::CausalMask { queries, keys, repeat } => (0..queries * repeat)
             .flat_map(|row| (0..keys).map(move |key| if key <= row / repeat { 0.0 } else { MASKED }))
             .collect(),
+        Table::ChunkOnes { chunks, size, ones } => (0..chunks)
+            .flat_map(|chunk| std::iter::repeat_n(if ones >> chunk & 1 == 1 { 1.0 } else { 0.0 }, size))
+            .collect(),
         Table::TimestepFrequencies { dim } => {
             (0..dim / 2).map(|i| 10000f64.powf(-2.0 * i as f64 / dim as f64) as f32).collect()
         }

@@ -125,9 +125,10 @@ fn one_file(tensors: &[Tensor], path: &Path, sparse: bool) -> std::io::Result<()
 
 /// The tensor's numbers, which depend on its name alone.
 fn random(tensor: &Tensor, file: &mut impl Write) -> std::io::Result<()> {
-    let seed = tensor.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
+    let seed = tensor
+        .name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let mut state = seed;
     // Uniform numbers of that deviation: a sum of them is as good as normal.
     let spread = tensor.deviation * 3f32.sqrt();

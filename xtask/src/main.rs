@@ -17,7 +17,9 @@ struct Tasks {
 #[derive(Subcommand)]
 enum Task {
     /// Write a pipeline folder with random weights
-    #[command(after_help = "Example:\n  cargo run --release -p xtask -- supernet --config paper -o target/paper")]
+    #[command(
+        after_help = "Example:\n  cargo run --release -p xtask -- supernet --config paper -o target/paper"
+    )]
     Supernet {
         /// Its size: paper (1.58 B), tenth (the same with a tenth of the blocks) or mini
         #[arg(long, value_parser = config)]

@@ -2,7 +2,7 @@
 
 use half::f16;
 use snapc_backend::Native;
-use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Layout, Linear, Op, ReduceMean};
+use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Layout, Linear, Op, ReduceMean, RmsNorm};
 use snapc_ir::{Builder, DType, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 
 /// The most axes that any value may have (coremltools, `mil/program.py`).
@@ -92,6 +92,7 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         Op::Linear(_) => linear(b, &node.operands),
         Op::Conv2d(op) if op.layout == Layout::Nchw => conv2d(b, op, &node.operands),
         Op::LayerNorm(op) => layer_norm(b, op, &node.operands),
+        Op::RmsNorm(op) => rms_norm(b, op, &node.operands),
         Op::Rsqrt(_) => through_f32(b, &node.operands, Builder::rsqrt),
         Op::ReduceMean(ReduceMean { axis }) => through_f32(b, &node.operands, |b, x| b.reduce_mean(x, *axis)),
         Op::Concat(_) => Ok(alone(&node.operands)),
@@ -184,6 +185,27 @@ fn layer_norm(b: &mut Builder, op: &LayerNorm, operands: &[ValueId]) -> Result<O
         y = b.add(y, bias)?;
     }
     Ok(Some(vec![y]))
+}
+
+/// In f16 a square passes the range from |x| = 256 on, and f32 leaves the Neural Engine. The numbers and their negatives together
+/// have mean 0, and their variance is the mean of squares: MIL's own layer_norm of both, first half kept, is the norm.
+fn rms_norm(b: &mut Builder, op: &RmsNorm, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
+    let x = operands[0];
+    let ty = b.ty(x).clone();
+    let weight = operands.get(1).copied();
+    if ty.dtype != DType::F16 || !is_constant(b, weight.as_ref()) {
+        return Ok(None);
+    }
+    let negative = b.mul_scalar(x, -1.0)?;
+    let both = b.concat(&[x, negative], ty.rank() - 1)?;
+    let mut parameters = vec![both];
+    if let Some(mut twice) = weight.and_then(|weight| b.as_weight(weight)).cloned() {
+        twice.repeat(2)?;
+        twice.name += ".twice";
+        parameters.push(b.weight(twice)?);
+    }
+    let normed = b.one(LayerNorm { eps: op.eps }, &parameters)?;
+    Ok(Some(vec![b.slice(normed, ty.rank() - 1, 0, ty.last())?]))
 }
 
 /// In f16, MIL's rsqrt has an epsilon of 0 and its mean may be summed in f16.

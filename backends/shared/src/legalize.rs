@@ -57,7 +57,8 @@ pub fn legalize_explained(
     let mut explanations: Vec<Explanation> = Vec::new();
     let stage = Stage::Legal(backend.name().to_string());
     let target = || Place::Target(backend.name().to_string());
-    let mut current = graph.clone();
+    let mut current =
+        lower_attention(graph, backend, device, &mut explanations).map_err(|error| error.at(target()))?;
     for _ in 0..ROUNDS {
         let mut changed = false;
         current = rewrite(&current, stage.clone(), Ok, |builder, node| {
@@ -69,12 +70,6 @@ pub fn legalize_explained(
             let types: Vec<_> = node.operands.iter().map(|&id| builder.ty(id)).collect();
             let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
             changed = true;
-            if let Op::Attention(op) = node.op() {
-                let lowered = lower::attention(builder, device, op, &node.operands);
-                let (result, way) = lowered.at(place)?;
-                note(&mut explanations, node.op().name(), &node.node.scope, &format!("{reason}: {way}"));
-                return Ok(Some(vec![result]));
-            }
             let expanded = node.op().expand(builder, &node.operands).at(place)?;
             note(&mut explanations, node.op().name(), &node.node.scope, &reason);
             expanded.map(Some).ok_or_else(|| refuse(node, &reason).at(place()))
@@ -92,6 +87,24 @@ pub fn legalize_explained(
         }
     }
     Err(Error::bug("legalizing does not come to an end").at(target()))
+}
+
+/// Attention goes first, while the norms of its queries are still one op each.
+fn lower_attention(
+    graph: &Graph,
+    backend: &dyn Backend,
+    device: Device,
+    explanations: &mut Vec<Explanation>,
+) -> Result<Graph> {
+    rewrite(graph, Stage::Legal(backend.name().to_string()), Ok, |builder, node| {
+        let Op::Attention(op) = node.op() else { return Ok(None) };
+        let types: Vec<_> = node.operands.iter().map(|&id| builder.ty(id)).collect();
+        let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
+        let place = || Place::Node(node.node.scope.clone());
+        let (result, way) = lower::attention(builder, device, op, &node.operands).at(place)?;
+        note(explanations, node.op().name(), &node.node.scope, &format!("{reason}: {way}"));
+        Ok(Some(vec![result]))
+    })
 }
 
 fn note(explanations: &mut Vec<Explanation>, op: &'static str, scope: &str, reason: &str) {

@@ -109,9 +109,8 @@ fn measure(options: &Options) -> Result<String> {
 /// export has it; or both halves of ASSA as snapc lowers them.
 fn core(full: bool) -> Result<Graph> {
     let mut b = Builder::new("core", Stage::Subnet);
-    let mut input = |name: &str, tokens, heads| {
-        b.input(name, TensorType::new(DType::F32, [1, tokens, heads, 64]))
-    };
+    let mut input =
+        |name: &str, tokens, heads| b.input(name, TensorType::new(DType::F32, [1, tokens, heads, 64]));
     let [q, k, v] = [input("q", 4096, 16), input("k", 4096, 8), input("v", 4096, 8)];
     let dense = Attention { pattern: Pattern::Dense, scale: 0.125 };
     let y: ValueId = if full {
@@ -146,9 +145,8 @@ fn run_model(options: &Options, target: Target, path: &Path) -> Result<Cost> {
         Error::io("start", &options.python, &error)
             .help("name a Python with --python; `cargo test -p snapc-tests` makes target/python")
     })?;
-    serde_json::from_slice(&done.stdout).map_err(|_| {
-        Error::input(format!("{}: {}", model.display(), String::from_utf8_lossy(&done.stderr)))
-    })
+    serde_json::from_slice(&done.stdout)
+        .map_err(|_| Error::input(format!("{}: {}", model.display(), String::from_utf8_lossy(&done.stderr))))
 }
 
 fn table(costs: &BTreeMap<(&str, &str), Cost>) -> String {
@@ -156,7 +154,12 @@ fn table(costs: &BTreeMap<(&str, &str), Cost>) -> String {
     let mut row = |what: &str, of: &dyn Fn(&dyn Fn(&str) -> Cost) -> String| {
         let cells = ["onnx", "tflite"].map(|target| {
             let cost = |name: &str| {
-                costs.get(&(target, name)).copied().unwrap_or(Cost { ms: 0.0, first_mb: 0.0, peak_mb: 0.0, before_mb: 0.0 })
+                costs.get(&(target, name)).copied().unwrap_or(Cost {
+                    ms: 0.0,
+                    first_mb: 0.0,
+                    peak_mb: 0.0,
+                    before_mb: 0.0,
+                })
             };
             of(&cost)
         });

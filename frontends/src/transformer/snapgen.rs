@@ -8,7 +8,8 @@ use snapc_ir::ops::{
     Split, SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
 };
 use snapc_ir::{
-    Builder, DType, Dim, Error, Graph, Grid, Pairs, Result, Stage, TensorType, TokenOrder, ValueId,
+    Builder, DType, Dim, Error, Graph, Grid, Pairs, Result, Stage, Table, TensorType, TokenOrder, ValueId,
+    Weight,
 };
 
 use crate::checkpoint::Checkpoint;
@@ -226,7 +227,7 @@ pub fn import(
 /// What every block is given beside its tokens.
 #[derive(Clone, Copy)]
 struct Context {
-    /// The six modulations that all blocks share, `[B, 1, 6w]`.
+    /// The six modulations that all blocks share, `[B, 1, 6w]`; the two scales as factors, 1 + scale.
     modulation: ValueId,
     /// The projected text, `[B, L, w]`.
     text: ValueId,
@@ -254,6 +255,10 @@ impl Net<'_, '_> {
         let e = self.time_embed(timestep)?;
         let activated = self.b.one(Silu {}, &[e])?;
         let modulation = self.linear("time_mod", activated, Dim::chunked(6, width), hidden, true)?;
+        let modulation = self.b.scoped("time_mod", |b| {
+            let factors = b.weight(scale_offsets(width))?;
+            b.add(modulation, factors)
+        })?;
         let text = self.text_proj(text)?;
         let context = Context { modulation, text, mask };
 
@@ -315,7 +320,8 @@ impl Net<'_, '_> {
         let modulated = self.b.scoped("out_mod", |b| {
             let both = b.add(table, e)?;
             let parts = b.op(Split { axis: 1, parts: 2 }, &[both])?;
-            modulate(b, normed, parts[0], parts[1])
+            let factor = b.add_scalar(parts[1], 1.0)?;
+            modulate(b, normed, parts[0], factor)
         })?;
         let patch = config.patch_size;
         let output = Dim::fixed(patch * patch * config.out_channels);
@@ -521,9 +527,16 @@ impl Net<'_, '_> {
     }
 }
 
-/// `x * (1 + scale) + shift`.
-fn modulate(b: &mut Builder, x: ValueId, shift: ValueId, scale: ValueId) -> Result<ValueId> {
-    let factor = b.add_scalar(scale, 1.0)?;
+/// One in the chunks of scale1 and scale2, zero in the others: added once, it saves `1 +` in every block.
+fn scale_offsets(width: usize) -> Weight {
+    let table = Table::ChunkOnes { chunks: 6, size: width, ones: 0b01_0010 };
+    let mut weight = Weight::table("table.scale_offsets", table);
+    weight.dims = vec![Dim::chunked(6, width)];
+    weight
+}
+
+/// `x * factor + shift`.
+fn modulate(b: &mut Builder, x: ValueId, shift: ValueId, factor: ValueId) -> Result<ValueId> {
     let scaled = b.mul(x, factor)?;
     b.add(scaled, shift)
 }

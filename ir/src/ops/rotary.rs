@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Inferred, OpDef, require, require_float, require_rank};
+use super::{Inferred, OpDef, Split, require, require_float, require_rank};
 use crate::builder::Builder;
 use crate::error::Result;
 use crate::graph::ValueId;
@@ -51,7 +51,7 @@ impl OpDef for Rotary {
     fn expand(&self, b: &mut Builder, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
         let x = operands[0];
         let ty = b.ty(x).clone();
-        let (head_dim, quarter) = (ty.last(), ty.last() / 4);
+        let head_dim = ty.last();
         let (theta, grid, pairs) = (self.theta, self.grid, self.pairs);
         let mut tables = Vec::new();
         for (kind, table) in [
@@ -61,12 +61,12 @@ impl OpDef for Rotary {
             let table = b.weight(Weight::table(self.table_name(kind, head_dim), table))?;
             tables.push(b.cast_weight(table, ty.dtype)?);
         }
-        let parts = match pairs {
-            Pairs::ByAxis => vec![(1, 1), (0, 1), (3, 1), (2, 1)],
-            Pairs::ByHalf => vec![(2, 2), (0, 2)],
+        let order: &[usize] = match pairs {
+            Pairs::ByAxis => &[1, 0, 3, 2],
+            Pairs::ByHalf => &[1, 0],
         };
-        let slice = |(start, size): (usize, usize)| b.slice(x, 3, start * quarter, size * quarter);
-        let parts: Vec<ValueId> = parts.into_iter().map(slice).collect::<Result<_>>()?;
+        let parts = b.op(Split { axis: 3, parts: order.len() }, &[x])?;
+        let parts: Vec<ValueId> = order.iter().map(|&part| parts[part]).collect();
         let swapped = b.concat(&parts, 3)?;
         let straight = b.mul(x, tables[0])?;
         let crossed = b.mul(swapped, tables[1])?;

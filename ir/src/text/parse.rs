@@ -236,6 +236,12 @@ fn parse_transform(text: &str) -> Parsed<Transform> {
         }
         "transpose" => Ok(Transform::Transpose(numbers(rest)?)),
         "reshape" => Ok(Transform::Reshape(numbers(rest)?)),
-        _ => Err(format!("`{word}` is no transform; the transforms are take, transpose, reshape")),
+        "repeat" => Ok(Transform::Repeat(number(rest)?)),
+        "double" => {
+            rest.trim().parse().map(Transform::Double).map_err(|_| format!("`{rest}` is no power of two"))
+        }
+        _ => Err(format!(
+            "`{word}` is no transform; the transforms are take, transpose, reshape, repeat, double"
+        )),
     }
 }

@@ -84,6 +84,8 @@ fn weight_text(weight: &Weight) -> String {
             Transform::Take { axis, chunks, keep } => format!(" | take {axis} {chunks}x{keep}"),
             Transform::Transpose(perm) => format!(" | transpose {}", numbers(perm)),
             Transform::Reshape(sizes) => format!(" | reshape {}", numbers(sizes)),
+            Transform::Repeat(times) => format!(" | repeat {times}"),
+            Transform::Double(power) => format!(" | double {power}"),
         };
     }
     text

@@ -1,5 +1,5 @@
 use snapc_ir::ops::attention::{Grouped, attend, mask_bias};
-use snapc_ir::ops::{Attention, Pattern};
+use snapc_ir::ops::{Attention, Pattern, Split};
 use snapc_ir::{Builder, Result, TensorType, ValueId};
 
 use super::{Device, Lowering};
@@ -10,20 +10,23 @@ pub struct Chunked;
 /// The most scores of one product on a CPU: 8 MB in f32, about a second-level cache with its neighbours.
 const MOST_SCORES: usize = 1 << 21;
 
-/// The most queries of one product on a GPU or a neural engine (ml-stable-diffusion cuts its queries so).
+/// On a GPU or a neural engine, where all heads go together.
+const MOST_SCORES_TOGETHER: usize = 1 << 23;
+
+/// The most queries of one product there (ml-stable-diffusion cuts its queries so).
 const MOST_QUERIES: usize = 512;
 
 impl Lowering for Chunked {
     fn takes(&self, device: Device, op: &Attention, operands: &[&TensorType]) -> Option<String> {
         let [queries, keys] = [operands[0], operands[1]].map(|ty| ty.shape[1]);
         let scores = queries * keys * operands[0].shape[0] * operands[0].shape[2];
-        let needed = op.pattern == Pattern::Dense && scores > MOST_SCORES;
+        let needed = |most| op.pattern == Pattern::Dense && scores > most;
         match device {
-            Device::Cpu => needed.then(|| {
+            Device::Cpu => needed(MOST_SCORES).then(|| {
                 "by key-value head and some queries at a time: on a CPU the scores stay in a cache"
                     .to_string()
             }),
-            Device::Gpu | Device::Npu => (needed && queries > MOST_QUERIES).then(|| {
+            Device::Gpu | Device::Npu => (needed(MOST_SCORES_TOGETHER) && queries > MOST_QUERIES).then(|| {
                 format!(
                     "{MOST_QUERIES} queries at a time, all heads together: no score matrix over all tokens"
                 )
@@ -74,6 +77,12 @@ fn queries(
     let count = grouped.queries.div_ceil(at_once);
     let size = grouped.queries.div_ceil(count);
     let mut parts = Vec::new();
+    if count > 1 && grouped.queries == count * size {
+        for part in b.op(Split { axis: 2, parts: count }, &[q])? {
+            parts.push(attend(b, part, k, v, bias)?);
+        }
+        return Ok(parts);
+    }
     for start in (0..grouped.queries).step_by(size) {
         let rows = size.min(grouped.queries - start) * grouped.repeat;
         let part = b.slice(q, 2, start * grouped.repeat, rows)?;

@@ -1,3 +1,4 @@
+use super::super::Op;
 use super::Attention;
 use crate::builder::Builder;
 use crate::error::Result;
@@ -37,10 +38,17 @@ impl Grouped {
         let [batch, queries, heads, dim] = [0, 1, 2, 3].map(|axis| qt.shape[axis]);
         let (keys, groups) = (kt.shape[1], kt.shape[2]);
         let repeat = heads / groups;
-        let q = b.mul_scalar(operands[0], op.scale)?;
-        let q = b.reshape(q, [batch, queries, groups, repeat * dim])?;
-        let q = b.transpose(q, &[0, 2, 1, 3])?;
-        let q = b.reshape(q, [batch, groups, queries * repeat, dim])?;
+        let q = if op.scale == 1.0 { operands[0] } else { b.mul_scalar(operands[0], op.scale)? };
+        // A norm over a head's numbers does not ask where the heads lie: behind the move it needs no axes of its own.
+        let norm = b.maker(q).filter(|made| matches!(made.op, Op::RmsNorm(_))).cloned();
+        let source = norm.as_ref().map_or(q, |norm| norm.operands[0]);
+        let moved = b.reshape(source, [batch, queries, groups, repeat * dim])?;
+        let moved = b.transpose(moved, &[0, 2, 1, 3])?;
+        let mut q = b.reshape(moved, [batch, groups, queries * repeat, dim])?;
+        if let Some(norm) = norm {
+            let parameters = norm.operands[1..].iter().copied();
+            q = b.one(norm.op, &std::iter::once(q).chain(parameters).collect::<Vec<_>>())?;
+        }
         let k = b.transpose(operands[1], &[0, 2, 1, 3])?;
         let v = b.transpose(operands[2], &[0, 2, 1, 3])?;
         Ok(Grouped { q, k, v, batch, queries, keys, groups, repeat, dim })

@@ -2,6 +2,7 @@ use super::{Attention, Band, Tiles, attend, bands};
 use crate::builder::Builder;
 use crate::error::Result;
 use crate::graph::ValueId;
+use crate::ops::Split;
 
 /// A neighbourhood, exact at the borders without pad, gather or mask: the tiles fall into at most `(2 radius + 1)^2` regions whose
 /// tiles all see neighbours at the same offsets. Each region is one batched product; the number of ops does not depend on the grid.
@@ -15,24 +16,23 @@ pub fn regions(b: &mut Builder, op: &Attention, operands: &[ValueId]) -> Result<
     // A tile's numbers are the last axis, so that joining on it puts the keys of its neighbours behind each other.
     let queries = tiles.tokens * grouped.repeat;
     let q = b.reshape(grouped.q, [pairs, tiles.rows, tiles.cols, queries * grouped.dim])?;
-    let k = b.reshape(grouped.k, [pairs, tiles.rows, tiles.cols, numbers])?;
-    let v = b.reshape(grouped.v, [pairs, tiles.rows, tiles.cols, numbers])?;
+    // Keys and values move together.
+    let kv = b.concat(&[grouped.k, grouped.v], 0)?;
+    let kv = b.reshape(kv, [2 * pairs, tiles.rows, tiles.cols, numbers])?;
     let mut bands_of_rows = Vec::new();
     for row in bands(tiles.rows, tiles.radius) {
-        let (keys, values) = (shifted(b, k, 1, row)?, shifted(b, v, 1, row)?);
+        let near_rows = shifted(b, kv, 1, row)?;
         let mut pieces = Vec::new();
         for col in bands(tiles.cols, tiles.radius) {
             let starts = [0, row.start, col.start, 0];
             let queries_of = b.slice_all(q, &starts, &[pairs, row.size, col.size, queries * grouped.dim])?;
             let count = pairs * row.size * col.size;
             let queries_of = b.reshape(queries_of, [count, queries, grouped.dim])?;
-            let mut seen = |x| -> Result<ValueId> {
-                let all = shifted(b, x, 2, col)?;
-                let seen = b.ty(all).count() / count / grouped.dim;
-                b.reshape(all, [count, seen, grouped.dim])
-            };
-            let (keys, values) = (seen(keys)?, seen(values)?);
-            let sums = attend(b, queries_of, keys, values, &[])?;
+            let near = shifted(b, near_rows, 2, col)?;
+            let seen = b.ty(near).count() / (2 * count) / grouped.dim;
+            let near = b.reshape(near, [2 * count, seen, grouped.dim])?;
+            let near = b.op(Split { axis: 0, parts: 2 }, &[near])?;
+            let sums = attend(b, queries_of, near[0], near[1], &[])?;
             pieces.push(b.reshape(sums, [pairs, row.size, col.size, queries * grouped.dim])?);
         }
         bands_of_rows.push(b.concat(&pieces, 2)?);
