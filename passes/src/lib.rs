@@ -1,11 +1,13 @@
 //! Passes: graph to graph, knowing no target. Each reads a graph and replays it; none edits.
 
+mod bake;
 mod list;
 mod precision;
 mod slice;
 
 use snapc_ir::{Graph, Result, Stage};
 
+pub use bake::{BakePass, Baking, Evaluate, Form, SAMPLER};
 pub use list::{NAMES, Standard, run, standard};
 pub use precision::{Precision, PrecisionPass};
 pub use slice::Slice;
