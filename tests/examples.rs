@@ -36,7 +36,9 @@ fn compiled(target: Target, precision: Precision, output: &Path) {
         size: None,
         precision,
         min_os: MinOs::default(),
-        bake: Bake::None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
         layout: Layout::Default,
         output: output.to_path_buf(),
     };

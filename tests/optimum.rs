@@ -23,7 +23,9 @@ fn compiled(precision: Precision, layout: Layout, output: &Path) -> PathBuf {
         size: None,
         precision,
         min_os: MinOs::default(),
-        bake: Bake::None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
         layout,
         output: output.to_path_buf(),
     };

@@ -161,7 +161,9 @@ impl<'a> Body<'a> {
                     self.others.iter().map(|port| input(b, "negative_", port)).collect();
                 b.set_scope(SAMPLER);
                 let pairs = negative.iter().zip(&positive);
-                pairs.map(|(&negative, &positive)| b.concat(&[negative, positive], 0)).collect::<Result<_>>()?
+                pairs
+                    .map(|(&negative, &positive)| b.concat(&[negative, positive], 0))
+                    .collect::<Result<_>>()?
             }
         };
         for (port, value) in self.others.iter().zip(both) {

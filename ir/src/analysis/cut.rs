@@ -169,9 +169,8 @@ impl Network {
         let mut open = vec![self.sink];
         while let Some(place) = open.pop() {
             let into = self.edges.edges_directed(place, Direction::Incoming);
-            let unused = into
-                .filter(|edge| flows[edge.id().index()] < *edge.weight())
-                .map(|edge| edge.source());
+            let unused =
+                into.filter(|edge| flows[edge.id().index()] < *edge.weight()).map(|edge| edge.source());
             let out = self.edges.edges_directed(place, Direction::Outgoing);
             let returned = out.filter(|edge| flows[edge.id().index()] > 0).map(|edge| edge.target());
             let next: Vec<NodeIndex> = unused.chain(returned).collect();
