@@ -10,6 +10,7 @@ use snapc_ir::{Error, Graph};
 use snapc_weights::{Data, Tensor};
 
 pub mod runtimes;
+pub mod synthetic;
 
 /// A path under `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
