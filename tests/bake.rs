@@ -374,8 +374,8 @@ fn the_time_path_is_gone() {
     assert_eq!(BAKED.map(of_time), [0, 0]);
 }
 
-/// In f16 a baked step has 2 bytes a parameter and 1 % more, for tables and constants; on disk, where the format stands beside them, too. The
-/// mini config of 512 has 14 million parameters; the fixture's own networks are so small that their rotary tables alone pass 1 %.
+/// In f16 the weights of a baked step have 2 bytes a parameter that it keeps and 1 % more, for tables and constants. The graph is the mini
+/// config's of width 512: the fixture's own networks are so small that their rotary tables alone pass 1 %.
 #[test]
 fn bytes_of_a_baked_step() {
     let pipeline = tempfile::tempdir().unwrap();
