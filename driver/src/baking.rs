@@ -55,7 +55,8 @@ pub fn resolve(
 pub fn check_guidance(guidance: Option<f32>, schedule: &Schedule) -> Result<Option<f32>> {
     let Some(guidance) = guidance.filter(|&guidance| guidance != 1.0) else { return Ok(None) };
     if !guidance.is_finite() {
-        return Err(Error::usage(format!("guidance is {guidance}, expected a number")));
+        return Err(Error::usage(format!("guidance is {guidance}, expected a number"))
+            .help("a number above 1 pulls towards the prompt; leave --guidance out to run without"));
     }
     if schedule.distilled {
         return Err(Error::usage("the pipeline's model is step-distilled: it runs without guidance")
