@@ -431,7 +431,7 @@ fn one_piece_to_xnnpack() {
     }
 }
 
-/// Weights that all steps read are stored once.
+/// Weights that all steps read are stored once, and where they are widened, that is once too.
 #[test]
 fn unrolled_weights_are_stored_once() {
     let setup = plain(fixture("shapes"));
@@ -440,9 +440,20 @@ fn unrolled_weights_are_stored_once() {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(&setup, &["small"], folder.path());
         (options.targets, options.bake) = (Target::ALL.to_vec(), Some(bake));
+        options.precision = Precision::F16;
         options.parts = vec![Part::Transformer];
         for written in compile(&options, &mut Silent).unwrap() {
             let Manifest { parts, options, .. } = written.manifest;
+            let artifact = written.folder.join(&parts[0].artifact);
+            let target: Target = options.target.parse().unwrap();
+            let (graph, _) = target.backend(MinOs::default()).read(&artifact).unwrap();
+            let casts = graph.nodes().iter().filter(|node| node.op.name() == "cast");
+            let mut cast: Vec<_> =
+                casts.map(|node| node.operands[0]).filter(|&id| graph.as_weight(id).is_some()).collect();
+            let count = cast.len();
+            cast.sort_unstable();
+            cast.dedup();
+            assert_eq!(cast.len(), count, "{} {}", options.target, bake.name());
             bytes.insert((options.target, bake.name()), parts[0].parameters);
         }
     }

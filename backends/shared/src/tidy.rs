@@ -1,13 +1,25 @@
-use snapc_ir::ops::{Op, Reshape, Transpose};
+use std::collections::BTreeMap;
+
+use snapc_ir::ops::{Cast, Op, Reshape, Transpose};
 use snapc_ir::{Builder, DType, Graph, Replayed, Result, ValueId, rewrite};
 
-/// Lets reshapes, transposes and casts that follow each other become one or none. Computes the same bits.
+/// Lets reshapes, transposes and casts that follow each other become one or none, and casts a weight once for all its readers: a
+/// runtime that does so when it loads keeps one copy. Computes the same bits.
 pub fn tidy(graph: &Graph) -> Result<Graph> {
+    let mut cast_weights: BTreeMap<(ValueId, DType), ValueId> = BTreeMap::new();
     rewrite(graph, graph.stage().clone(), Ok, |builder, node| match node.op() {
         Op::Reshape(reshape) => merge_reshape(builder, node, reshape).map(Some),
         Op::Transpose(transpose) => merge_transpose(builder, node, transpose).map(Some),
         // A cast weight stays: it is stored in the one type and used in the other.
-        Op::Cast(_) if builder.as_weight(node.operands[0]).is_some() => Ok(None),
+        Op::Cast(Cast { dtype }) if builder.as_weight(node.operands[0]).is_some() => {
+            let key = (node.operands[0], *dtype);
+            if let Some(&known) = cast_weights.get(&key) {
+                return Ok(Some(vec![known]));
+            }
+            let made = builder.one(Cast { dtype: *dtype }, &node.operands)?;
+            cast_weights.insert(key, made);
+            Ok(Some(vec![made]))
+        }
         Op::Cast(cast) => drop_round_trip(builder, node, cast.dtype).map(Some),
         _ => Ok(None),
     })
