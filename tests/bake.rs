@@ -375,7 +375,7 @@ fn the_time_path_is_gone() {
 }
 
 /// In f16 the weights of a baked step have 2 bytes a parameter that it keeps and 1 % more, for tables and constants. The graph is the mini
-/// config's of width 512: the fixture's own networks are so small that their rotary tables alone pass 1 %.
+/// config's of width 512: of the fixture's own networks most are so small that what is no parameter passes 1 %.
 #[test]
 fn bytes_of_a_baked_step() {
     let pipeline = tempfile::tempdir().unwrap();
