@@ -49,20 +49,30 @@ def draw_noise(seed, shape):
     return random.standard_normal(shape, numpy.float32), iter(lambda: random.standard_normal(shape, numpy.float32), None)
 
 
-def sample(transformer, schedule, latent, fresh, text, text_mask):
-    """From noise to picture along the manifest's noise levels; the latent after each step."""
-    sigmas = schedule["sigmas"]
+def sample(transformer, manifest, latent, fresh, texts):
+    """From noise to picture; the latent after each step, or the last one alone where all steps are one run."""
+    sigmas, rule = manifest["schedule"]["sigmas"], manifest["schedule"]["rule"]
+    bake = manifest["options"]["bake"]
+    if bake == "unrolled":
+        # `noise1` is mixed in after the first step, and so on; after the last one there is none.
+        later = range(1, len(sigmas) - 1) if rule == "stochastic" else []
+        return [transformer(noise=latent, **{f"noise{step}": next(fresh) for step in later}, **texts)]
     latents = []
-    for sigma, following in zip(sigmas, sigmas[1:]):
-        # The timestep is 1000 * sigma. The model gives the velocity: noise - picture.
-        timestep = numpy.array([1000 * sigma], numpy.float32)
-        velocity = transformer(latent=latent, timestep=timestep, text=text, text_mask=text_mask)
-        if schedule["rule"] == "euler":
-            latent = latent + numpy.float32(following - sigma) * velocity
+    for step, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
+        if bake == "step":
+            inputs = {"step": numpy.array([step], numpy.int32)}
+            if rule == "stochastic":
+                inputs["noise"] = next(fresh) if following > 0 else numpy.zeros_like(latent)
+            latent = transformer(latent=latent, **inputs, **texts)
         else:
-            latent = numpy.float32(1 - following) * (latent - numpy.float32(sigma) * velocity)
-            if following > 0:
-                latent += numpy.float32(following) * next(fresh)
+            # The timestep is 1000 * sigma. The model gives the velocity: noise - picture.
+            velocity = transformer(latent=latent, timestep=numpy.array([1000 * sigma], numpy.float32), **texts)
+            if rule == "euler":
+                latent = latent + numpy.float32(following - sigma) * velocity
+            else:
+                latent = numpy.float32(1 - following) * (latent - numpy.float32(sigma) * velocity)
+                if following > 0:
+                    latent += numpy.float32(following) * next(fresh)
         latents.append(latent)
     return latents
 
@@ -71,6 +81,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dist", type=Path, metavar="DIST", help="the folder with manifest.json: dist/tflite/small")
     parser.add_argument("--prompt", required=True, help="what the picture shows")
+    parser.add_argument("--negative-prompt", help="what it shall not show: for folders compiled with --guidance")
     parser.add_argument("--seed", type=int, default=0, help="another number, another picture")
     parser.add_argument("-o", "--output", default="out.png", metavar="PNG", help="where the picture goes (out.png)")
     parser.add_argument("--noise", metavar="FILE", help="a safetensors file with `noise`, instead of a seed")
@@ -83,13 +94,20 @@ def main():
         open_model(dist, manifest, part) for part in ("text_encoder", "transformer", "vae_decoder")
     )
 
-    ids, text_mask = tokenize(dist, manifest["tokenizer"]["tokens"], arguments.prompt)
-    text = text_encoder(input_ids=ids)
+    def encode(prompt, prefix=""):
+        ids, mask = tokenize(dist, manifest["tokenizer"]["tokens"], prompt)
+        return {f"{prefix}text": text_encoder(input_ids=ids), f"{prefix}text_mask": mask}
+
+    texts = encode(arguments.prompt)
+    if manifest["options"]["guidance"] is not None:
+        texts |= encode(arguments.negative_prompt or "", "negative_")
+    elif arguments.negative_prompt is not None:
+        parser.error("--negative-prompt needs a folder that was compiled with --guidance")
 
     entry = next(entry for entry in manifest["parts"] if entry["part"] == "transformer")
-    shape = next(port["shape"] for port in entry["inputs"] if port["name"] == "latent")
+    shape = next(port["shape"] for port in entry["inputs"] if port["name"] in ("latent", "noise"))
     noise, fresh = read_noise(arguments.noise) if arguments.noise else draw_noise(arguments.seed, shape)
-    latents = sample(transformer, manifest["schedule"], noise, fresh, text, text_mask)
+    latents = sample(transformer, manifest, noise, fresh, texts)
 
     # The decoder takes the latent as it is and gives RGB in [-1, 1], [1, 3, height, width].
     image = vae_decoder(latent=latents[-1])
@@ -99,8 +117,9 @@ def main():
     if arguments.save:
         from safetensors.numpy import save_file
 
-        named = {f"latent{step}": latent for step, latent in enumerate(latents, 1)}
-        save_file({"text": text, "image": image, **named}, arguments.save)
+        first = len(manifest["schedule"]["sigmas"]) - len(latents)
+        named = {f"latent{step}": latent for step, latent in enumerate(latents, first)}
+        save_file({"text": texts["text"], "image": image, **named}, arguments.save)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Precision, Silent, Target, Width, compile};
-use snapc_tests::{assert_close, entry, fixture, psnr, runtimes, tensor_file, tensors};
+use snapc_driver::{
+    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, Silent, Target, Width, compile, generate,
+};
+use snapc_tests::{assert_close, copy_folder, entry, fixture, psnr, runtimes, tensor_file, tensors};
+use snapc_weights::Tensor;
 
 const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
 
@@ -28,7 +31,11 @@ fn targets() -> Vec<(Target, PathBuf)> {
 }
 
 fn compiled(target: Target, precision: Precision, output: &Path) {
-    let options = CompileOptions {
+    compile(&options(target, precision, output), &mut Silent).unwrap();
+}
+
+fn options(target: Target, precision: Precision, output: &Path) -> CompileOptions {
+    CompileOptions {
         pipeline: fixture("shapes"),
         widths: SUBNETS.map(|name| Width::Subnet(name.to_string())).to_vec(),
         targets: vec![target],
@@ -37,11 +44,12 @@ fn compiled(target: Target, precision: Precision, output: &Path) {
         precision,
         min_os: MinOs::default(),
         device: None,
-        bake: Bake::None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
         layout: Layout::Default,
         output: output.to_path_buf(),
-    };
-    compile(&options, &mut Silent).unwrap();
+    }
 }
 
 fn run(script: &Path, dist: &Path, prompt: &str, more: &[&str]) -> String {
@@ -90,6 +98,98 @@ fn pictures_are_the_golden_ones() {
                     assert!(decibels >= least, "{what}: {decibels:.1} dB");
                     assert_eq!(pixels(&png), as_pixels(found["image"].values()), "{what}");
                 }
+            }
+        }
+    }
+}
+
+/// One step at a time or all at once: the same pictures.
+#[test]
+fn baked_schedules() {
+    let golden = tensors(&fixture("shapes/golden.safetensors"));
+    let prompt = "a red circle left of a blue square";
+    for (target, script) in targets() {
+        for (bake, latents) in [(Bake::Step, &[1, 2, 3, 4][..]), (Bake::Unrolled, &[4])] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut options = options(target, Precision::F32, folder.path());
+            options.bake = Some(bake);
+            compile(&options, &mut Silent).unwrap();
+            let [noise, png, saved] = ["noise", "png", "saved"].map(|name| folder.path().join(name));
+            tensor_file(&noise, &[("noise", &entry(&golden["noise"], 0))]);
+            let words = [&noise, &png, &saved].map(|path| path.to_str().unwrap());
+            let dist = folder.path().join(target.name()).join("small");
+            let png = format!("{}.png", words[1]);
+            run(&script, &dist, prompt, &["--noise", words[0], "-o", &png, "--save", words[2]]);
+            let found = tensors(&saved);
+            assert_eq!(found.len(), latents.len() + 2);
+            for step in latents {
+                let name = format!("latent{step}");
+                let expected = entry(&golden[&format!("small.{name}")], 0);
+                assert_close(
+                    &format!("{} {} {name}", target.name(), bake.name()),
+                    &found[&name],
+                    &expected,
+                    1e-4,
+                );
+            }
+        }
+    }
+}
+
+/// Stochastic sampling and guidance, baked, against the pipeline as the interpreter runs it.
+#[test]
+fn baked_guidance_of_a_stochastic_schedule() {
+    let golden = tensors(&fixture("shapes/golden.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let [pipeline, noise, saved] = ["pipeline", "noise", "saved"].map(|name| folder.path().join(name));
+    copy_folder(&fixture("shapes"), &pipeline);
+    let config = pipeline.join("scheduler/scheduler_config.json");
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    (json["distilled_sigmas"], json["stochastic_sampling"]) = (Value::Null, true.into());
+    std::fs::write(&config, json.to_string()).unwrap();
+    let start = entry(&golden["noise"], 0);
+    // The last step's is never looked at.
+    let fresh = [entry(&golden["noise"], 1).values(), &vec![9.0; start.ty.count()]].concat();
+    let fresh = Tensor::f32([[2].as_slice(), &start.ty.shape].concat(), fresh);
+    tensor_file(&noise, &[("noise", &start), ("fresh", &fresh)]);
+
+    let (prompt, negative) = ("two purple squares", "a red circle");
+    let asked = GenerateOptions {
+        pipeline: pipeline.clone(),
+        prompt: prompt.to_string(),
+        negative_prompt: Some(negative.to_string()),
+        width: Some(Width::Subnet("tiny".to_string())),
+        steps: Some(2),
+        guidance: Some(2.5),
+        seed: 0,
+        size: None,
+        noise: Some(noise.clone()),
+        output: folder.path().join("expected.png"),
+        save_latents: Some(saved.clone()),
+    };
+    generate(&asked, &mut Silent).unwrap();
+    let expected = tensors(&saved);
+    for (target, script) in targets() {
+        for bake in [Bake::Step, Bake::Unrolled] {
+            let output = folder.path().join(bake.name());
+            let mut options = options(target, Precision::F32, &output);
+            options.pipeline = pipeline.clone();
+            options.widths = vec![Width::Subnet("tiny".to_string())];
+            (options.bake, options.steps, options.guidance) = (Some(bake), Some(2), Some(2.5));
+            compile(&options, &mut Silent).unwrap();
+            let dist = output.join(target.name()).join("tiny");
+            let png = folder.path().join("found.png");
+            let words = [&noise, &png, &saved].map(|path| path.to_str().unwrap());
+            let more =
+                ["--negative-prompt", negative, "--noise", words[0], "-o", words[1], "--save", words[2]];
+            run(&script, &dist, prompt, &more);
+            for (name, found) in tensors(&saved) {
+                assert_close(
+                    &format!("{} {} {name}", target.name(), bake.name()),
+                    &found,
+                    &expected[&name],
+                    1e-4,
+                );
             }
         }
     }

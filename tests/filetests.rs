@@ -5,11 +5,14 @@
 use snapc_backend::legalize;
 use snapc_driver::{MinOs, Target};
 use snapc_frontends::{Part, Pipeline};
+use snapc_interp::Interpreter;
 use snapc_ir::analysis::Flow;
+use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::text::{parse, print};
 use snapc_ir::{Graph, Place};
-use snapc_passes::{Pass, Precision, PrecisionPass, Slice};
+use snapc_passes::{BakePass, Baking, Form, Pass, Precision, PrecisionPass, Slice};
 use snapc_tests::fixture;
+use snapc_weights::{Store, Tensor};
 
 /// `name=number` among words.
 fn number(words: &[&str], name: &str) -> usize {
@@ -21,6 +24,19 @@ fn command(words: &[&str], graph: &Graph) -> Graph {
     match words[0] {
         "parse" => graph.clone(),
         "slice" => Slice { from: number(words, "from"), to: number(words, "to") }.run(graph).unwrap(),
+        "bake" => {
+            let list = words.iter().find_map(|word| word.strip_prefix("sigmas=")).expect("sigmas=");
+            let sigmas = list.split(',').map(|sigma| sigma.parse().unwrap()).collect();
+            let stochastic = words.contains(&"stochastic");
+            let rule = if stochastic { StepRule::Stochastic } else { StepRule::Euler };
+            let guidance = words.iter().find_map(|word| word.strip_prefix("guidance="));
+            let baking = Baking {
+                form: if words[1] == "step" { Form::Step } else { Form::Unrolled },
+                schedule: Schedule { sigmas, rule, distilled: false },
+                guidance: guidance.map(|guidance| guidance.parse().unwrap()),
+            };
+            BakePass { baking: Some(baking), evaluate: &evaluate }.run(graph).unwrap()
+        }
         "precision" => {
             let precision: Precision = words[1].parse().unwrap();
             PrecisionPass { precision, weights_only: words.get(2) == Some(&"weights") }.run(graph).unwrap()
@@ -31,6 +47,17 @@ fn command(words: &[&str], graph: &Graph) -> Graph {
         }
         other => panic!("`{other}` is no command of a file test"),
     }
+}
+
+/// The time path of a file's graph: its weights are all inline.
+fn evaluate(graph: &Graph, times: &[Vec<f32>]) -> snapc_ir::Result<Vec<Vec<Vec<f32>>>> {
+    let store = Store::empty();
+    let interpreter = Interpreter::new(graph, &store);
+    let run = |time: &Vec<f32>| {
+        let outputs = interpreter.run(&[("timestep", &Tensor::f32([time.len()], time.clone()))])?;
+        Ok(outputs.iter().map(|output| output.values().to_vec()).collect())
+    };
+    times.iter().map(run).collect()
 }
 
 /// The text of a graph, after seeing that it parses back to the same text.

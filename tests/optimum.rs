@@ -24,7 +24,9 @@ fn compiled(precision: Precision, layout: Layout, output: &Path) -> PathBuf {
         precision,
         min_os: MinOs::default(),
         device: None,
-        bake: Bake::None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
         layout,
         output: output.to_path_buf(),
     };

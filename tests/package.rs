@@ -10,7 +10,7 @@ use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_passes::{Standard, run, standard};
 use snapc_tests::{
-    assert_close, entry, files, fixture, psnr, relative_error, runtimes, tensor_file, tensors,
+    assert_close, entry, files, fixture, no_numbers, psnr, relative_error, runtimes, tensor_file, tensors,
 };
 use snapc_weights::{Store, Tensor};
 
@@ -27,7 +27,9 @@ fn options(target: Target, precision: Precision, min_os: MinOs, output: &Path) -
         precision,
         min_os,
         device: None,
-        bake: Bake::None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
         layout: Layout::Default,
         output: output.to_path_buf(),
     }
@@ -50,8 +52,9 @@ fn legal(
     let imported = pipeline.import(part, 1, [16, 16]).unwrap();
     let widths = (pipeline.width(), pipeline.subnet(subnet).unwrap());
     let passes = standard(
-        &Standard { widths, precision, weights_only: target.weights_only() },
+        &Standard { widths, baking: None, precision, weights_only: target.weights_only() },
         imported.graph.stage(),
+        &no_numbers,
     );
     let graph = run(&imported.graph, &passes, None).unwrap();
     (legalize(&graph, target.backend(min_os).as_ref()).unwrap(), imported.store)

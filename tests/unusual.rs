@@ -9,7 +9,7 @@ use snapc_driver::{MinOs, Precision, Target};
 use snapc_frontends::{Checkpoint, text_encoder::clip, transformer::snapgen, vae::kl, vae::tiny};
 use snapc_ir::Graph;
 use snapc_passes::{Standard, run, standard};
-use snapc_tests::{assert_close, fixture, runtimes, tensor_file, tensors};
+use snapc_tests::{assert_close, fixture, no_numbers, runtimes, tensor_file, tensors};
 use snapc_weights::{Store, Tensor};
 
 /// A graph as its frontend made it, its weights, and one run of it.
@@ -126,8 +126,9 @@ fn check(target: Target, precision: Precision, bound: f64) {
     for model in &models {
         let store =
             Store::open_checkpoint(&fixture(&format!("reference/{}", model.folder)), model.weights).unwrap();
-        let options = Standard { widths: model.widths, precision, weights_only: target.weights_only() };
-        let graph = run(&model.graph, &standard(&options, model.graph.stage()), None).unwrap();
+        let options =
+            Standard { widths: model.widths, baking: None, precision, weights_only: target.weights_only() };
+        let graph = run(&model.graph, &standard(&options, model.graph.stage(), &no_numbers), None).unwrap();
         let legal =
             legalize(&graph, backend.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", model.name));
         let own = folder.path().join(&model.name);

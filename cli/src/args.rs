@@ -23,7 +23,7 @@ Examples:
   snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
   snapc inspect fixtures/shapes
 
-A snapc.toml in the working folder supplies what is left out: pipeline, subnets, targets, precision, min-os, output.
+A snapc.toml in the working folder supplies what is left out: pipeline, subnets, targets, precision, min-os, bake, output.
 Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug in snapc.";
 
 #[derive(Subcommand)]
@@ -44,6 +44,7 @@ Examples:
   snapc compile fixtures/shapes --subnet small --target coreml
   snapc compile --subnet tiny --subnet small --target all --precision f32 -o out
   snapc compile --width 96 --target coreml --part transformer --size 64x96
+  snapc compile --subnet small --target tflite --bake unrolled
 
 Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json. A folder is replaced whole, and
 only when all of it has been written; with --part it holds those parts alone.")]
@@ -73,9 +74,8 @@ pub struct CompileArgs {
     /// The layout of ONNX folders: default, or optimum for Hugging Face optimum's pipelines
     #[arg(long, value_name = "LAYOUT", default_value = "default")]
     pub layout: Layout,
-    /// What of the schedule becomes part of the graph: none
-    #[arg(long, value_name = "WHAT", default_value = "none")]
-    pub bake: Bake,
+    #[command(flatten)]
+    pub baking: BakeArgs,
     /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out, and why
     #[arg(long)]
     pub explain: bool,
@@ -113,6 +113,22 @@ impl std::str::FromStr for Targets {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "all" { Ok(Targets::All) } else { text.parse().map(Targets::One) }
     }
+}
+
+/// What of the schedule becomes part of the transformer.
+#[derive(Args)]
+#[allow(missing_docs)]
+pub struct BakeArgs {
+    /// What of the schedule becomes part of the transformer: step (one step an inference), unrolled (all of them) or none [default: step for a
+    /// step-distilled pipeline, else none]
+    #[arg(long, value_name = "WHAT")]
+    pub bake: Option<Bake>,
+    /// Steps [default: those of a distilled model, else 28]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// How strongly the prompt pulls, baked with the schedule; not for a distilled model [default: no guidance]
+    #[arg(long, value_name = "G")]
+    pub guidance: Option<f32>,
 }
 
 /// Which networks of the supernet.
@@ -232,7 +248,7 @@ Examples:
 pub struct PrintArgs {
     /// The pipeline folder (with model_index.json)
     pub pipeline: Option<PathBuf>,
-    /// The point of the road: import, slice, precision or legalize
+    /// The point of the road: import, slice, bake, precision or legalize
     #[arg(long, value_name = "PASS")]
     pub after: String,
     /// The part: text_encoder, transformer or vae_decoder
@@ -240,6 +256,8 @@ pub struct PrintArgs {
     pub part: Part,
     #[command(flatten)]
     pub network: Network,
+    #[command(flatten)]
+    pub baking: BakeArgs,
     /// The target, for what lies behind slice
     #[arg(long, short, value_name = "TARGET", help = format!("The target, for what lies behind slice: {}", target_names()))]
     pub target: Option<Target>,

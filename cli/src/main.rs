@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser};
 use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
-    CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, VerifyOptions, Width, compile,
+    Bake, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, VerifyOptions, Width, compile,
     generate, inspect, is_compiled, show, verify,
 };
 use snapc_ir::{Class, Error, Result};
@@ -85,6 +85,13 @@ fn choose<T: std::str::FromStr<Err = String> + Default>(
     }
 }
 
+fn bake(given: Option<Bake>, project: &Project) -> Result<Option<Bake>> {
+    match (given, &project.bake) {
+        (None, Some(word)) => parsed(word).map(Some),
+        _ => Ok(given),
+    }
+}
+
 fn network(given: Network, project: &Project) -> Option<Width> {
     let first = || project.subnets.as_ref().and_then(|subnets| subnets.first().cloned());
     match (given.subnet, given.width) {
@@ -116,7 +123,9 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         precision: choose(args.precision, &project.precision)?,
         min_os: choose(args.min_os, &project.min_os)?,
         device: args.device,
-        bake: args.bake,
+        bake: bake(args.baking.bake, &project)?,
+        steps: args.baking.steps,
+        guidance: args.baking.guidance,
         layout: args.layout,
         output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
     };
@@ -210,6 +219,9 @@ fn run_print(args: PrintArgs, json: bool) -> Result<()> {
         min_os: choose(args.min_os, &project.min_os)?,
         device: args.device,
         size: args.size,
+        bake: bake(args.baking.bake, &project)?,
+        steps: args.baking.steps,
+        guidance: args.baking.guidance,
         form: match args.form {
             FormArg::Sir => Form::Sir,
             FormArg::Dot => Form::Dot,

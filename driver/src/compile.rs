@@ -4,15 +4,16 @@ use std::sync::Mutex;
 use snapc_backend::{Backend, Device, Explanation, LegalGraph, legalize_explained};
 use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
-use snapc_ir::{Context, Error, Place, Result};
+use snapc_ir::{Context, Error, Graph, Place, Result};
 use snapc_onnx::Layout;
 use snapc_passes::{Standard, run, standard};
 use snapc_weights::Store;
 
 use crate::Report;
+use crate::baking;
 use crate::companions;
 use crate::manifest::{Manifest, OptionsEntry, PartEntry, ScheduleEntry, TokenizerEntry};
-use crate::options::{CompileOptions, Width};
+use crate::options::{Bake, CompileOptions, Width};
 use crate::output::Staging;
 use crate::targets::Target;
 
@@ -32,6 +33,7 @@ struct Job {
     target: Target,
     width: Width,
     passes: Standard,
+    bake: Bake,
     /// The layout of its folder: only ONNX has more than one.
     layout: Layout,
     backend: Box<dyn Backend>,
@@ -41,7 +43,7 @@ struct Job {
     explanations: Vec<(String, Vec<Explanation>)>,
 }
 
-/// Import, slice, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
+/// Import, slice, bake, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
 /// all parts are written.
 ///
 /// # Errors
@@ -49,15 +51,18 @@ struct Job {
 pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<Compiled>> {
     let pipeline = Pipeline::open(&options.pipeline)?;
     let latent = pipeline.latent_size(options.size)?;
-    let schedule = pipeline.schedule(None, latent)?;
-    let mut jobs = jobs(options, &pipeline)?;
+    let schedule = pipeline.schedule(options.steps, latent)?;
+    let mut jobs = jobs(options, &pipeline, &schedule)?;
     let parts = if options.parts.is_empty() { Part::ALL.to_vec() } else { options.parts.clone() };
     for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
         // The one part that a layout changes: optimum's pipelines divide the latent themselves.
         let (theirs, ours): (Vec<_>, Vec<_>) =
             jobs.iter_mut().partition(|job| part == Part::VaeDecoder && job.layout == Layout::Optimum);
         if !ours.is_empty() {
-            write_jobs(ours, &pipeline.import(part, 1, latent)?, &schedule, report)?;
+            // Guidance needs the velocity of two prompts: a batch.
+            let guided = part == Part::Transformer && ours.iter().any(|job| job.guidance().is_some());
+            let batch = if guided { 2 } else { 1 };
+            write_jobs(ours, &pipeline.import(part, batch, latent)?, &schedule, report)?;
         }
         if !theirs.is_empty() {
             write_jobs(theirs, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
@@ -66,15 +71,23 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
 }
 
-fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
+impl Job {
+    fn guidance(&self) -> Option<f32> {
+        self.passes.baking.as_ref().and_then(|baking| baking.guidance)
+    }
+}
+
+fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for &target in &options.targets {
         let layout = if target == Target::Onnx { options.layout } else { Layout::Default };
+        let (bake, baking) = baking::resolve(options.bake, options.guidance, layout, schedule)?;
         for width in &options.widths {
             let to = width.resolve(pipeline)?;
             let folder = options.output.join(target.name()).join(width.label());
             let passes = Standard {
                 widths: (pipeline.width(), to),
+                baking: baking.clone(),
                 precision: options.precision,
                 weights_only: target.weights_only(),
             };
@@ -86,6 +99,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline) -> Result<Vec<Job>> {
                 target,
                 width: width.clone(),
                 passes,
+                bake,
                 layout,
                 device: options.device.unwrap_or(backend.default_device()),
                 backend,
@@ -111,8 +125,9 @@ fn write_jobs(
     report: &mut dyn Report,
 ) -> Result<()> {
     let mut legal = Vec::new();
+    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
     for job in jobs.iter_mut() {
-        let passes = standard(&job.passes, imported.graph.stage());
+        let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
         let (graph, why) =
             legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref(), job.device)?;
         job.explanations.push((graph.name().to_string(), why));
@@ -161,14 +176,16 @@ fn write_part(
 /// What an artifact says of itself.
 fn facts(job: &Job, schedule: &Schedule) -> Vec<(String, String)> {
     let sigmas: Vec<String> = schedule.sigmas.iter().map(f32::to_string).collect();
-    let facts = [
+    let mut facts = vec![
         ("version", env!("CARGO_PKG_VERSION").to_string()),
         ("subnet", job.width.label()),
         ("width", job.passes.widths.1.to_string()),
         ("precision", job.passes.precision.name().to_string()),
         ("sigmas", sigmas.join(" ")),
         ("rule", ScheduleEntry::from(schedule).rule),
+        ("bake", job.bake.name().to_string()),
     ];
+    facts.extend(job.guidance().map(|guidance| ("guidance", guidance.to_string())));
     facts.into_iter().map(|(key, value)| (format!("snapc.{key}"), value)).collect()
 }
 
@@ -201,7 +218,8 @@ fn finish(
             precision: options.precision.name().to_string(),
             min_os: (job.target == Target::CoreMl).then(|| options.min_os.name().to_string()),
             device: job.device.name().to_string(),
-            bake: options.bake.name().to_string(),
+            bake: job.bake.name().to_string(),
+            guidance: job.guidance(),
             layout: (job.target == Target::Onnx).then(|| job.layout.name().to_string()),
             latent_divisor: (job.layout == Layout::Optimum).then(|| pipeline.scaling_factor()),
         },

@@ -7,7 +7,8 @@ use snapc_ir::{Error, Place, Result};
 use snapc_weights::{Store, Tensor};
 
 use crate::Report;
-use crate::options::Width;
+use crate::baking::check_guidance;
+use crate::options::{Bake, Width};
 use crate::output::{check_parent, save_tensors, write_file};
 use crate::parts::{Choice, Drawn, Parts, Prompt};
 
@@ -59,14 +60,19 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
     options.save_latents.iter().chain([&options.output]).try_for_each(|path| check_parent(path))?;
     let choice = Choice { width: options.width.as_ref(), size: options.size, steps: options.steps };
     let parts = Parts::open(&options.pipeline, &choice)?;
-    let guidance = check_guidance(options, &parts.schedule)?;
+    let guidance = guidance(options, &parts)?;
     let mut noise = Noise::open(options, &parts.latent_shape, &parts.schedule)?;
     let negative = options.negative_prompt.as_deref().unwrap_or("");
     let prompt = Prompt { text: &options.prompt, guidance: guidance.map(|guidance| (guidance, negative)) };
-    let runs = if guidance.is_some() { 2 } else { 1 };
-    report.begin("steps", (parts.schedule.sigmas.len() as u64 - 1) * runs);
+    let steps = parts.schedule.sigmas.len() as u64 - 1;
+    let runs = match parts.bake {
+        Bake::None if guidance.is_some() => 2 * steps,
+        Bake::None | Bake::Step => steps,
+        Bake::Unrolled => 1,
+    };
+    report.begin("steps", runs);
     let start = noise.start();
-    let Drawn { text, latents, image, cut, .. } =
+    let Drawn { text, walked, image, cut, .. } =
         parts.draw(&prompt, start, &mut |step| noise.fresh(step), &mut |_| report.advance(1))?;
     if let Some(cut) = &cut {
         let tokens = parts.tokens;
@@ -80,9 +86,12 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
     }
     let size = write_png(options, &image)?;
     if let Some(path) = &options.save_latents {
-        let named = latents.iter().enumerate().map(|(step, latent)| (format!("latent{}", step + 1), latent));
+        // Steps that are one run leave the last latent alone.
+        let before = steps as usize - walked.latents.len();
+        let latents = walked.latents.iter().enumerate();
+        let named = latents.map(|(number, latent)| (format!("latent{}", before + number + 1), latent));
         let mut tensors: BTreeMap<String, &Tensor> = named.collect();
-        tensors.insert("text".to_string(), &text);
+        tensors.insert("text".to_string(), &text.hidden);
         tensors.insert("image".to_string(), &image);
         let tensors: Vec<(&str, &Tensor)> =
             tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
@@ -92,21 +101,25 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
     Ok(Generated { size, width, schedule, cut })
 }
 
-/// Guidance of 1 is no guidance.
-fn check_guidance(options: &GenerateOptions, schedule: &Schedule) -> Result<Option<f32>> {
-    let guidance = options.guidance.filter(|&guidance| guidance != 1.0);
-    if let Some(guidance) = guidance {
-        if !guidance.is_finite() {
-            return Err(Error::usage(format!("guidance is {guidance}, expected a number")));
-        }
-        if schedule.distilled {
-            return Err(Error::usage("the pipeline's model is step-distilled: it runs without guidance")
-                .help("leave --guidance out, or take a pipeline without `distilled_sigmas`"));
-        }
+/// The guidance that is asked for, or the one that a compiled folder has baked in.
+fn guidance(options: &GenerateOptions, parts: &Parts) -> Result<Option<f32>> {
+    let baked = parts.bake != Bake::None;
+    if baked && options.guidance.is_some() {
+        let has = parts.guidance.map_or("without guidance".to_string(), |own| format!("with guidance {own}"));
+        return Err(Error::usage(format!(
+            "the folder's transformer was compiled {has}: no run can change it"
+        ))
+        .help("leave --guidance out, or compile again, with --guidance or with --bake none"));
     }
+    let guidance = if baked { parts.guidance } else { check_guidance(options.guidance, &parts.schedule)? };
     if options.negative_prompt.is_some() && guidance.is_none() {
-        return Err(Error::usage("a negative prompt has no effect without guidance")
-            .help("add --guidance with a number above 1, or leave --negative-prompt out"));
+        let help = match baked {
+            true => {
+                "leave --negative-prompt out, or compile a pipeline that is not distilled with --guidance"
+            }
+            false => "add --guidance with a number above 1, or leave --negative-prompt out",
+        };
+        return Err(Error::usage("a negative prompt has no effect without guidance").help(help));
     }
     Ok(guidance)
 }

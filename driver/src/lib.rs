@@ -1,5 +1,6 @@
 //! What snapc does, as functions: each command of the binary calls one.
 
+mod baking;
 mod companions;
 mod compile;
 mod generate;
@@ -13,6 +14,7 @@ mod runtime;
 mod show;
 mod targets;
 mod verify;
+mod walk;
 
 pub use compile::{Compiled, compile};
 pub use generate::{GenerateOptions, Generated, generate};

@@ -5,6 +5,7 @@ use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::{Error, Graph, Place, Port, Result};
 use snapc_onnx::Layout;
 
+use crate::options::Bake;
 use crate::targets::Target;
 
 /// `manifest.json` beside the artifacts: what they are and how they are used. It holds no time and no path of the machine.
@@ -41,6 +42,16 @@ impl Manifest {
         })
     }
 
+    /// What of the schedule is part of the graph.
+    ///
+    /// # Errors
+    /// If this version bakes nothing of that name.
+    pub fn bake(&self) -> Result<Bake> {
+        self.options.bake.parse().map_err(|message: String| {
+            Error::input(format!("{message} (manifest.json)")).help("was it written by another version?")
+        })
+    }
+
     /// The target that it was written for.
     ///
     /// # Errors
@@ -73,6 +84,8 @@ pub struct OptionsEntry {
     pub device: String,
     /// What of the schedule is part of the graph.
     pub bake: String,
+    /// The guidance that is part of the graph.
+    pub guidance: Option<f32>,
     /// The layout, for ONNX.
     pub layout: Option<String>,
     /// What the latent is divided by before the VAE decoder takes it; none where the decoder does that itself.

@@ -41,18 +41,26 @@ impl Width {
 }
 
 /// What of the schedule becomes part of the graph.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bake {
     /// Nothing: the transformer gives the velocity, the app walks the schedule.
-    #[default]
     None,
+    /// One step: the transformer takes a latent and the number of the step, and gives the next latent.
+    Step,
+    /// All steps: the transformer takes noise and gives the last latent.
+    Unrolled,
 }
 
 impl Bake {
+    /// All of them.
+    pub const ALL: [Bake; 3] = [Bake::None, Bake::Step, Bake::Unrolled];
+
     /// The word of the option.
     pub fn name(self) -> &'static str {
         match self {
             Bake::None => "none",
+            Bake::Step => "step",
+            Bake::Unrolled => "unrolled",
         }
     }
 }
@@ -61,15 +69,16 @@ impl FromStr for Bake {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "none" => Ok(Bake::None),
-            _ => Err(format!("`{text}` cannot be baked; the choice is none")),
-        }
+        let names = || Bake::ALL.map(Bake::name).join(", ");
+        Bake::ALL
+            .into_iter()
+            .find(|bake| bake.name() == text)
+            .ok_or_else(|| format!("`{text}` cannot be baked; the choices are {}", names()))
     }
 }
 
 /// What `compile` is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CompileOptions {
     /// The pipeline folder.
     pub pipeline: PathBuf,
@@ -87,8 +96,12 @@ pub struct CompileOptions {
     pub min_os: MinOs,
     /// What the artifacts are written for; none means each target's own.
     pub device: Option<Device>,
-    /// What of the schedule becomes part of the graph.
-    pub bake: Bake,
+    /// What of the schedule becomes part of the graph; none means one step for a distilled student, else nothing.
+    pub bake: Option<Bake>,
+    /// Steps; none means the pipeline's own number.
+    pub steps: Option<usize>,
+    /// How strongly the prompt pulls, baked into the graph.
+    pub guidance: Option<f32>,
     /// The layout of ONNX folders.
     pub layout: Layout,
     /// The output folder: `<output>/<target>/<subnet>/`.

@@ -5,14 +5,15 @@ use std::path::Path;
 use snapc_coreml::MinOs;
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
-use snapc_interp::{Interpreter, Sampling, sample};
+use snapc_interp::Interpreter;
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Error, Graph, Place, Result};
 use snapc_passes::{Pass, Slice};
 use snapc_weights::{Store, Tensor};
 
 use crate::manifest::Manifest;
-use crate::options::Width;
+use crate::options::{Bake, Width};
+use crate::walk::{Step, Text, Walk, Walked, first};
 
 /// One network.
 pub struct Network {
@@ -36,9 +37,13 @@ pub struct Parts {
     pub width: usize,
     /// `[1, C, H, W]`.
     pub latent_shape: Vec<usize>,
+    /// What of the schedule is in the transformer.
+    pub bake: Bake,
+    /// The guidance that is in the transformer.
+    pub guidance: Option<f32>,
     /// Ids to text.
     pub text_encoder: Network,
-    /// Latent to velocity.
+    /// Latent to velocity, to the next latent, or noise to the last latent.
     pub transformer: Network,
     /// Latent to image.
     pub vae_decoder: Network,
@@ -97,6 +102,8 @@ impl Parts {
             schedule,
             width,
             latent_shape: vec![1, pipeline.latent_channels(), latent[0], latent[1]],
+            bake: Bake::None,
+            guidance: None,
             text_encoder: import(Part::TextEncoder)?,
             transformer,
             vae_decoder: import(Part::VaeDecoder)?,
@@ -113,10 +120,13 @@ impl Parts {
             })
         };
         let transformer = read(Part::Transformer)?;
-        let latent = transformer.graph.inputs().iter().find(|port| port.name == "latent");
+        let bake = manifest.bake().map_err(|error| error.at(Place::File(folder.join("manifest.json"))))?;
+        let name = if bake == Bake::Unrolled { "noise" } else { "latent" };
+        let latent = transformer.graph.inputs().iter().find(|port| port.name == name);
         let latent_shape =
             latent.map(|port| transformer.graph.ty(port.value).shape.clone()).ok_or_else(|| {
-                Error::input("the transformer has no input `latent`").at(Place::File(folder.to_path_buf()))
+                Error::input(format!("the transformer has no input `{name}`"))
+                    .at(Place::File(folder.to_path_buf()))
             })?;
         let schedule = manifest
             .schedule
@@ -129,6 +139,8 @@ impl Parts {
             schedule,
             width: manifest.options.width,
             latent_shape,
+            bake,
+            guidance: manifest.options.guidance,
             text_encoder: read(Part::TextEncoder)?,
             transformer,
             vae_decoder: read(Part::VaeDecoder)?,
@@ -136,7 +148,7 @@ impl Parts {
     }
 
     /// Prompt to picture. `noise` is the latent at the first sigma, `fresh` gives what stochastic steps mix in; with guidance,
-    /// `negative` is the other branch's prompt. `each` is told of each velocity that was asked for.
+    /// `negative` is the other branch's prompt. `each` is told of each run of the transformer.
     ///
     /// # Errors
     /// What a part or the sampler finds.
@@ -152,35 +164,17 @@ impl Parts {
             Some((_, negative)) => Some(self.encode(negative)?.0),
             None => None,
         };
-        let transformer = self.transformer.runner();
-        let mut velocity = |latent: &Tensor, timestep: f32, text: &Text| -> Result<Tensor> {
-            let timestep = Tensor::f32([1], vec![timestep]);
-            let inputs = [
-                ("latent", latent),
-                ("timestep", &timestep),
-                ("text", &text.hidden),
-                ("text_mask", &text.mask),
-            ];
-            let velocity = transformer.run(&inputs)?;
-            each(&Step { inputs: &inputs, velocity: &velocity });
-            Ok(velocity)
-        };
-        let latents = sample(
-            Sampling { schedule: &self.schedule, noise },
-            &mut |latent, timestep, _| {
-                let v = velocity(latent, timestep, &text)?;
-                match (prompt.guidance, &negative) {
-                    (Some((guidance, _)), Some(other)) => {
-                        Ok(guide(&velocity(latent, timestep, other)?, &v, guidance))
-                    }
-                    _ => Ok(v),
-                }
-            },
-            fresh,
-        )?;
-        let last = latents.last().ok_or_else(|| Error::input("the schedule has no steps"))?;
+        let guidance = prompt.guidance.map(|(guidance, _)| guidance).zip(negative);
+        let walked = self.walk(&text, &guidance).run(noise, fresh, each)?;
+        let last = walked.latents.last().ok_or_else(|| Error::input("the schedule has no steps"))?;
         let image = self.vae_decoder.runner().run(&[("latent", last)])?;
-        Ok(Drawn { ids: text.ids, text: text.hidden, latents, image, cut })
+        Ok(Drawn { text, guidance, walked, image, cut })
+    }
+
+    /// The walk of this transformer, or of another one whose texts are the same.
+    pub fn walk<'a>(&'a self, text: &'a Text, guidance: &'a Option<(f32, Text)>) -> Walk<'a> {
+        let guidance = guidance.as_ref().map(|(guidance, negative)| (*guidance, negative));
+        Walk { transformer: &self.transformer, bake: self.bake, schedule: &self.schedule, text, guidance }
     }
 
     fn encode(&self, prompt: &str) -> Result<(Text, Option<String>)> {
@@ -234,41 +228,18 @@ pub struct Prompt<'a> {
     pub guidance: Option<(f32, &'a str)>,
 }
 
-/// One velocity: what was given and what came.
-pub struct Step<'a> {
-    /// The transformer's inputs.
-    pub inputs: &'a [(&'static str, &'a Tensor)],
-    /// Its output.
-    pub velocity: &'a Tensor,
-}
-
 /// A picture and what it came from.
 pub struct Drawn {
-    /// Token ids.
-    pub ids: Tensor,
-    /// The text encoder's output.
-    pub text: Tensor,
-    /// The latent after each step.
-    pub latents: Vec<Tensor>,
+    /// The prompt.
+    pub text: Text,
+    /// The guidance and the negative prompt.
+    pub guidance: Option<(f32, Text)>,
+    /// Noise and latents.
+    pub walked: Walked,
     /// `[1, 3, H, W]`, not clamped.
     pub image: Tensor,
     /// The end of the prompt that did not fit.
     pub cut: Option<String>,
-}
-
-struct Text {
-    ids: Tensor,
-    hidden: Tensor,
-    mask: Tensor,
-}
-
-fn first(outputs: Vec<Tensor>) -> Result<Tensor> {
-    outputs.into_iter().next().ok_or_else(|| Error::bug("a graph without outputs"))
-}
-
-fn guide(negative: &Tensor, positive: &Tensor, guidance: f32) -> Tensor {
-    let pairs = negative.values().iter().zip(positive.values());
-    Tensor::float(positive.ty.clone(), pairs.map(|(n, p)| n + guidance * (p - n)).collect())
 }
 
 /// Whether `compile` wrote a folder.

@@ -17,6 +17,8 @@ pub struct Project {
     pub precision: Option<String>,
     /// `iOS16`, `iOS17` or `iOS18`.
     pub min_os: Option<String>,
+    /// `none`, `step` or `unrolled`.
+    pub bake: Option<String>,
     /// The output folder.
     pub output: Option<PathBuf>,
 }
@@ -36,7 +38,7 @@ impl Project {
         let mut project: Project = toml::from_str(&text).map_err(|error| {
             Error::input(format!("this is no snapc.toml: {}", error.message()))
                 .at(Place::File(path))
-                .help("its keys are pipeline, subnets, targets, precision, min-os, output")
+                .help("its keys are pipeline, subnets, targets, precision, min-os, bake, output")
         })?;
         for path in [&mut project.pipeline, &mut project.output].into_iter().flatten() {
             *path = folder.join(&path);

@@ -2,11 +2,13 @@ use std::path::PathBuf;
 
 use snapc_backend::{Device, legalize_explained};
 use snapc_coreml::MinOs;
-use snapc_frontends::{Part, Pipeline};
+use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_ir::{Error, Graph, Result, analysis::Flow, text};
-use snapc_passes::{NAMES, Precision, Standard, run, standard};
+use snapc_onnx::Layout;
+use snapc_passes::{Baking, NAMES, Precision, Standard, run, standard};
 
-use crate::options::Width;
+use crate::baking;
+use crate::options::{Bake, Width};
 use crate::targets::Target;
 
 /// How a graph is shown.
@@ -20,7 +22,7 @@ pub enum Form {
 }
 
 /// What `print` is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ShowOptions {
     /// The pipeline folder.
     pub pipeline: PathBuf,
@@ -32,6 +34,12 @@ pub struct ShowOptions {
     pub after: String,
     /// The target, for `legalize` and what it makes of a precision.
     pub target: Target,
+    /// What of the schedule becomes part of the graph, the steps and the guidance, as a compile takes them.
+    pub bake: Option<Bake>,
+    /// Steps; none means the pipeline's own number.
+    pub steps: Option<usize>,
+    /// How strongly the prompt pulls.
+    pub guidance: Option<f32>,
     /// The type to compute in.
     pub precision: Precision,
     /// What the artifacts are written for; none means the target's own.
@@ -55,15 +63,24 @@ pub fn show(options: &ShowOptions) -> Result<String> {
     }
     let pipeline = Pipeline::open(&options.pipeline)?;
     let latent = pipeline.latent_size(options.size)?;
-    let graph = pipeline.import(options.part, 1, latent)?.graph;
-    let graph = graph_after(options, &pipeline, graph)?;
+    let schedule = pipeline.schedule(options.steps, latent)?;
+    let (_, baking) = baking::resolve(options.bake, options.guidance, Layout::Default, &schedule)?;
+    let guided = baking.as_ref().is_some_and(|baking| baking.guidance.is_some());
+    let batch = if guided && options.part == Part::Transformer { 2 } else { 1 };
+    let imported = pipeline.import(options.part, batch, latent)?;
+    let graph = graph_after(options, &pipeline, imported, baking)?;
     Ok(match options.form {
         Form::Sir => text::print(&graph),
         Form::Dot => Flow::new(&graph).dot(),
     })
 }
 
-fn graph_after(options: &ShowOptions, pipeline: &Pipeline, graph: Graph) -> Result<Graph> {
+fn graph_after(
+    options: &ShowOptions,
+    pipeline: &Pipeline,
+    Imported { graph, store, .. }: Imported,
+    baking: Option<Baking>,
+) -> Result<Graph> {
     if options.after == "import" {
         return Ok(graph);
     }
@@ -78,11 +95,13 @@ fn graph_after(options: &ShowOptions, pipeline: &Pipeline, graph: Graph) -> Resu
     };
     let standard_options = Standard {
         widths: (pipeline.width(), width),
+        baking,
         precision: options.precision,
         weights_only: options.target.weights_only(),
     };
     let last = Some(options.after.as_str()).filter(|&after| after != "legalize");
-    let graph = run(&graph, &standard(&standard_options, graph.stage()), last)?;
+    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&store, graph, times);
+    let graph = run(&graph, &standard(&standard_options, graph.stage(), &evaluate), last)?;
     if last.is_some() {
         return Ok(graph);
     }

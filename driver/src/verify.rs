@@ -10,9 +10,10 @@ use snapc_weights::Tensor;
 
 use crate::Report;
 use crate::manifest::Manifest;
-use crate::options::Width;
+use crate::options::{Bake, Width};
 use crate::parts::{Choice, Drawn, Network, Parts, Prompt, read_artifact};
 use crate::runtime;
+use crate::walk::Walked;
 
 /// Prompts where the pipeline folder has no `verify_prompts.txt`.
 const PROMPTS: [&str; 2] = ["a red circle left of a blue square", "a photo of a cat on a chair"];
@@ -185,18 +186,22 @@ fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
         Some(name) => Width::Subnet(name.clone()),
         None => Width::Numbers(manifest.options.width),
     };
-    let choice = Choice { width: Some(&width), size: Some(manifest.options.size), steps: None };
+    // A distilled student has its own number of steps.
+    let steps = (!manifest.schedule.distilled).then(|| manifest.schedule.sigmas.len().saturating_sub(1));
+    let choice = Choice { width: Some(&width), size: Some(manifest.options.size), steps };
     let reference = Parts::from_pipeline(&options.pipeline, &choice)?;
     if reference.width != manifest.options.width || reference.schedule.sigmas != manifest.schedule.sigmas {
         return Err(Error::input("the folder was written from another pipeline: width or sigmas differ")
             .at(Place::File(folder.to_path_buf()))
             .help("name the pipeline that it was compiled from with --pipeline"));
     }
+    let bake = manifest.bake().map_err(|error| error.at(Place::File(folder.to_path_buf())))?;
+    let guidance = manifest.options.guidance;
     let prompts = prompts(&options.pipeline, options.prompts)?;
     let mut examples: Vec<(Part, Example)> = Vec::new();
     let mut pictures = Vec::new();
     for (seed, prompt) in prompts.iter().enumerate() {
-        pictures.push(draw(&reference, prompt, seed as u64, &mut examples)?);
+        pictures.push(draw(&reference, prompt, guidance, seed as u64, bake, &mut examples)?);
     }
     let mut rows = Vec::new();
     let mut networks = Vec::new();
@@ -212,10 +217,10 @@ fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
         }
     }
     if let Ok([text_encoder, transformer, vae_decoder]) = <[Network; 3]>::try_from(networks) {
-        let written = Parts { text_encoder, transformer, vae_decoder, ..reference };
+        let written = Parts { text_encoder, transformer, vae_decoder, bake, guidance, ..reference };
         let mut worst = Worst::default();
         for (seed, (prompt, expected)) in prompts.iter().zip(&pictures).enumerate() {
-            let found = draw(&written, prompt, seed as u64, &mut Vec::new())?;
+            let found = draw(&written, prompt, guidance, seed as u64, bake, &mut Vec::new())?;
             worst.add(&found.image, &expected.image)?;
             worst.add_picture(&found.image, &expected.image);
         }
@@ -242,26 +247,47 @@ fn prompts(pipeline: &Path, count: usize) -> Result<Vec<String>> {
     Ok(list.into_iter().take(count).collect())
 }
 
-/// Draws one picture and keeps what each part was given and gave.
-fn draw(parts: &Parts, prompt: &str, seed: u64, examples: &mut Vec<(Part, Example)>) -> Result<Drawn> {
+/// Draws one picture and keeps what each part was given and gave: the transformer's runs as one that is baked in that way has them.
+fn draw(
+    parts: &Parts,
+    prompt: &str,
+    guidance: Option<f32>,
+    seed: u64,
+    bake: Bake,
+    examples: &mut Vec<(Part, Example)>,
+) -> Result<Drawn> {
     let mut generator = TorchGenerator::new(seed);
     let shape = parts.latent_shape.clone();
     let mut noise = || Tensor::f32(shape.clone(), generator.randn(shape.iter().product()));
     let start = noise();
-    let mut steps = Vec::new();
-    let drawn =
-        parts.draw(&Prompt { text: prompt, guidance: None }, start, &mut |_| Ok(noise()), &mut |step| {
-            let inputs =
-                step.inputs.iter().map(|(name, tensor)| (name.to_string(), (*tensor).clone())).collect();
-            steps.push((Part::Transformer, Example { inputs, output: step.velocity.clone() }));
-        })?;
+    let mut runs = Vec::new();
+    let prompt = Prompt { text: prompt, guidance: guidance.map(|guidance| (guidance, "")) };
+    let drawn = parts.draw(&prompt, start, &mut |_| Ok(noise()), &mut |step| {
+        runs.push(Example { inputs: step.inputs.to_vec(), output: step.output.clone() });
+    })?;
     let example = |name: &str, input: &Tensor, output: &Tensor| Example {
         inputs: vec![(name.to_string(), input.clone())],
         output: output.clone(),
     };
-    examples.push((Part::TextEncoder, example("input_ids", &drawn.ids, &drawn.text)));
-    examples.extend(steps);
-    if let Some(last) = drawn.latents.last() {
+    examples.push((Part::TextEncoder, example("input_ids", &drawn.text.ids, &drawn.text.hidden)));
+    let walk = parts.walk(&drawn.text, &drawn.guidance);
+    let Walked { noise, fresh, latents } = &drawn.walked;
+    let transformer = match (bake, latents.last()) {
+        (Bake::None, _) | (_, None) => runs,
+        (Bake::Step, _) => {
+            let before = std::iter::once(noise).chain(latents);
+            let one = |(step, (before, after)): (usize, (&Tensor, &Tensor))| Example {
+                inputs: walk.step_inputs(before, step, fresh.get(step)),
+                output: after.clone(),
+            };
+            before.zip(latents).enumerate().map(one).collect()
+        }
+        (Bake::Unrolled, Some(last)) => {
+            vec![Example { inputs: walk.unrolled_inputs(noise, fresh), output: last.clone() }]
+        }
+    };
+    examples.extend(transformer.into_iter().map(|example| (Part::Transformer, example)));
+    if let Some(last) = latents.last() {
         examples.push((Part::VaeDecoder, example("latent", last, &drawn.image)));
     }
     Ok(drawn)

@@ -1,5 +1,7 @@
 //! A graph as a petgraph, for questions: what depends on what, where to cut, a picture of it.
 
+mod cut;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -8,6 +10,8 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::Dfs;
 
 use crate::graph::{Def, Graph, NodeId};
+
+pub use cut::{Cut, Prices};
 
 /// What a vertex of the view stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,7 @@
 //! Passes: graph to graph, knowing no target. Each reads a graph and replays it; none edits.
 
 mod attention_scale;
+mod bake;
 mod list;
 mod precision;
 mod rotary_halves;
@@ -10,6 +11,7 @@ mod token_order;
 use snapc_ir::{Graph, Result, Stage};
 
 pub use attention_scale::AttentionScale;
+pub use bake::{BakePass, Baking, Evaluate, Form, SAMPLER};
 pub use list::{NAMES, Standard, run, standard};
 pub use precision::{Precision, PrecisionPass};
 pub use rotary_halves::RotaryHalves;

@@ -2,18 +2,23 @@
 
 use snapc_ir::{Error, Graph, Place, Result, Stage};
 
-use crate::{AttentionScale, Pass, Precision, PrecisionPass, RotaryHalves, Slice, TokenOrderPass};
+use crate::{
+    AttentionScale, BakePass, Baking, Evaluate, Pass, Precision, PrecisionPass, RotaryHalves, Slice,
+    TokenOrderPass,
+};
 
 /// The names that `print --after` takes, in the order in which a compile reaches them: `import` is the graph as the frontend made it,
 /// `legalize` what a backend makes of it; between them lie the passes.
-pub const NAMES: [&str; 7] =
-    ["import", "slice", "attention_scale", "rotary_halves", "token_order", "precision", "legalize"];
+pub const NAMES: [&str; 8] =
+    ["import", "slice", "attention_scale", "rotary_halves", "token_order", "bake", "precision", "legalize"];
 
 /// What the standard order depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Standard {
     /// The supernet's width and the one that is asked for.
     pub widths: (usize, usize),
+    /// What of the schedule becomes part of the graph.
+    pub baking: Option<Baking>,
     /// The type to compute in.
     pub precision: Precision,
     /// Weights alone in f16: for targets that compute in f32 at no loss of speed.
@@ -22,15 +27,21 @@ pub struct Standard {
 
 /// The passes of a compile for a graph of that stage, in order:
 /// `slice` first, so that everything behind it sees the sizes that ship; `rotary_halves` before `token_order`, which turns the
-/// convolutions that it follows into products; `precision` last, so that it sees every op that will be.
-pub fn standard(options: &Standard, stage: &Stage) -> Vec<Box<dyn Pass>> {
-    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
+/// convolutions that it follows into products; `bake` behind those, which work on one step, and before a number is rounded, as it
+/// computes some; `precision` last, so that it sees every op that will be. `evaluate` is the interpreter, which `bake` asks.
+pub fn standard<'a>(
+    options: &Standard,
+    stage: &Stage,
+    evaluate: &'a Evaluate<'a>,
+) -> Vec<Box<dyn Pass + 'a>> {
+    let mut passes: Vec<Box<dyn Pass + 'a>> = Vec::new();
     if *stage == Stage::Supernet {
         passes.push(Box::new(Slice { from: options.widths.0, to: options.widths.1 }));
     }
     passes.push(Box::new(AttentionScale));
     passes.push(Box::new(RotaryHalves));
     passes.push(Box::new(TokenOrderPass));
+    passes.push(Box::new(BakePass { baking: options.baking.clone(), evaluate }));
     let Standard { precision, weights_only, .. } = *options;
     passes.push(Box::new(PrecisionPass { precision, weights_only }));
     passes
@@ -40,7 +51,7 @@ pub fn standard(options: &Standard, stage: &Stage) -> Vec<Box<dyn Pass>> {
 ///
 /// # Errors
 /// If the stages of two neighbours do not meet (found before any runs), or a pass fails.
-pub fn run(graph: &Graph, passes: &[Box<dyn Pass>], last: Option<&str>) -> Result<Graph> {
+pub fn run(graph: &Graph, passes: &[Box<dyn Pass + '_>], last: Option<&str>) -> Result<Graph> {
     let mut stage = graph.stage().clone();
     for pass in passes {
         stage = pass.leaves(&stage).ok_or_else(|| {

@@ -1,9 +1,10 @@
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use snapc_ir::ops::{Cast, Op, TimestepEmbedding};
 use snapc_ir::{Builder, DType, Def, Graph, Replayed, Result, Stage, ValueId, Weight};
 
-use crate::Pass;
+use crate::{Pass, SAMPLER};
 
 /// The type in which a part is written and computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl FromStr for Precision {
 }
 
 /// Gives weights and values their types. What f16 cannot carry stays f32: the timestep and its sinusoid (a step of f16 at 1000 is
-/// 0.5); norms take and give f16 but are computed in f32 by their definition.
+/// 0.5), the sampler's step and its coefficients; norms take and give f16 but are computed in f32 by their definition.
 pub struct PrecisionPass {
     /// The type to compute in.
     pub precision: Precision,
@@ -52,18 +53,18 @@ impl PrecisionPass {
         for port in graph.inputs() {
             map[port.value.index()] = Some(builder.input(port.name.clone(), graph.ty(port.value).clone()));
         }
+        let kept = sampler_weights(graph);
         for (index, value) in graph.values().iter().enumerate() {
             if let Def::Weight(id) = value.def {
-                map[index] = Some(builder.weight(half(graph.weight(id).clone()))?);
+                let weight = graph.weight(id).clone();
+                let weight = if kept.contains(&weight.name) { weight } else { half(weight) };
+                map[index] = Some(builder.weight(weight)?);
             }
         }
         for node in graph.nodes() {
             builder.set_scope(node.scope.clone());
-            let wanted = if matches!(node.op, Op::TimestepEmbedding(TimestepEmbedding { .. })) {
-                DType::F32
-            } else {
-                DType::F16
-            };
+            let exact = matches!(node.op, Op::TimestepEmbedding(TimestepEmbedding { .. }));
+            let wanted = if exact || node.scope == SAMPLER { DType::F32 } else { DType::F16 };
             let mut operands = Vec::new();
             for id in &node.operands {
                 let value = map[id.index()].unwrap_or(*id);
@@ -91,7 +92,10 @@ impl PrecisionPass {
     /// Weights of less than a page stay as they are: their casts would cost more than their bytes.
     fn store_half(&self, graph: &Graph) -> Result<Graph> {
         const SMALLEST: usize = 1024;
-        let stored = |weight: &Weight| weight.dtype == DType::F32 && weight.ty().count() >= SMALLEST;
+        let kept = sampler_weights(graph);
+        let stored = |weight: &Weight| {
+            weight.dtype == DType::F32 && weight.ty().count() >= SMALLEST && !kept.contains(&weight.name)
+        };
         snapc_ir::rewrite(
             graph,
             graph.stage().clone(),
@@ -106,6 +110,19 @@ impl PrecisionPass {
             },
         )
     }
+}
+
+/// The names of the weights that the sampler alone reads.
+fn sampler_weights(graph: &Graph) -> BTreeSet<String> {
+    let read_by = |sampler: bool| -> BTreeSet<String> {
+        let nodes = graph.nodes().iter().filter(|node| (node.scope == SAMPLER) == sampler);
+        nodes
+            .flat_map(|node| &node.operands)
+            .filter_map(|&id| graph.as_weight(id))
+            .map(|weight| weight.name.clone())
+            .collect()
+    };
+    &read_by(true) - &read_by(false)
 }
 
 fn half(mut weight: Weight) -> Weight {

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use snapc_ir::{Error, Graph};
 use snapc_weights::{Data, Tensor};
 
 pub mod runtimes;
+pub mod synthetic;
 
 /// A path under `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -104,6 +106,11 @@ pub fn copy_folder(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// The interpreter for passes that ask nothing of it.
+pub fn no_numbers(_: &Graph, _: &[Vec<f32>]) -> snapc_ir::Result<Vec<Vec<Vec<f32>>>> {
+    Err(Error::bug("a pass asks for numbers that it was not meant to need"))
 }
 
 /// Every file under a folder with its bytes, in the order of their paths.

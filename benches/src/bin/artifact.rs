@@ -77,8 +77,9 @@ fn measure(options: &Options) -> Result<String> {
     let latent = pipeline.latent_size(None)?;
     let imported = pipeline.import(PartName::Transformer, 1, latent)?;
     let widths = (pipeline.width(), pipeline.subnet("small")?);
-    let passes = Standard { widths, precision: Precision::F32, weights_only: true };
-    let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage()), None)?;
+    let passes = Standard { widths, baking: None, precision: Precision::F32, weights_only: true };
+    let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
+    let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage(), &nothing), None)?;
     let plain = Slice { from: widths.0, to: widths.1 }.run(&imported.graph)?;
     let models = [
         Model { name: "full attention", graph: core(true)? },
