@@ -24,6 +24,7 @@ use snapc_weights::Store;
 
 pub use crate::file::{ModelFile, Signature};
 pub use crate::read::{ReadSignature, read_signature, read_signatures};
+pub use crate::schema::SIGNATURE as ONLY_SIGNATURE;
 
 /// The writer of `.tflite` files.
 #[derive(Clone, Copy, Debug, Default)]
