@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use snapc_driver::{Compiled, Explanation, Generated, Inspection, Report, Verified};
+use snapc_driver::{Compiled, Explanation, Generated, Inspection, PartEntry, Report, Verified};
 use snapc_ir::{Class, Error, shape_text};
 
 /// Shows progress where standard error is a terminal, and warnings always; with JSON, warnings are kept for the result.
@@ -95,14 +95,13 @@ pub fn compiled(all: &[Compiled], explain: bool) -> String {
     let mut text = String::new();
     for Compiled { folder, manifest, explanations } in all {
         text += &format!("{}\n", folder.display());
-        for part in &manifest.parts {
+        let names: Vec<String> = manifest.parts.iter().map(artifact).collect();
+        let wide = names.iter().map(String::len).fold(24, usize::max);
+        for (part, artifact) in manifest.parts.iter().zip(&names) {
             let (bytes, ops) = (mega(part.weight_bytes), part.ops);
-            let (name, artifact) = match &part.signature {
-                Some(signature) => (signature, format!("{} {signature}", part.artifact)),
-                None => (&part.part, part.artifact.clone()),
-            };
             text +=
-                &format!("  {artifact:<24} {:>12} parameters {bytes:>12} {ops:>6} ops\n", part.parameters);
+                &format!("  {artifact:<wide$} {:>12} parameters {bytes:>12} {ops:>6} ops\n", part.parameters);
+            let name = part.signature.as_ref().unwrap_or(&part.part);
             let known = explanations.iter().filter(|(of, _)| explain && of == name);
             for why in known.flat_map(|(_, list)| list) {
                 let Explanation { op, reason, count, first } = why;
@@ -111,6 +110,12 @@ pub fn compiled(all: &[Compiled], explain: bool) -> String {
         }
     }
     text
+}
+
+/// The name of the file or folder, and of the signature where it is a file of several.
+fn artifact(part: &PartEntry) -> String {
+    let signature = part.signature.as_ref().map(|signature| format!(" {signature}"));
+    format!("{}{}", part.artifact, signature.unwrap_or_default())
 }
 
 /// What a compile wrote, as JSON.
@@ -216,9 +221,9 @@ fn not_read(ignored: &[String]) -> String {
 
 fn summary(part: &snapc_driver::PartSummary) -> String {
     let subnet = part.subnet.as_ref().map(|subnet| format!(" {subnet}")).unwrap_or_default();
-    let signature = part.signature.as_ref().map(|key| format!("signature {key}, ")).unwrap_or_default();
+    let signature = part.signature.as_ref().map(|key| format!(", signature {key}")).unwrap_or_default();
     let mut text = format!(
-        "{signature}{}{subnet}: {} parameters, {}, {} ops, {:.1} MFLOP a run\n",
+        "{}{subnet}{signature}: {} parameters, {}, {} ops, {:.1} MFLOP a run\n",
         part.part,
         part.parameters,
         mega(part.bytes),
