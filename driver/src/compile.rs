@@ -125,7 +125,7 @@ fn write_jobs(
     }
     let work: Vec<(&Job, &LegalGraph)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
     let bytes = legal.iter().map(|graph| graph.weight_bytes()).sum();
-    let write = |&(job, graph): &(&Job, &LegalGraph), advance: &(dyn Fn(u64) + Sync)| {
+    let write = |&(job, graph): &(&Job, &LegalGraph), advance: Advance| {
         write_part(job, graph, &imported.store, schedule, advance)
     };
     at_once(&work, &write, imported.graph.name(), bytes, report)
@@ -139,10 +139,13 @@ fn legal_for(job: &mut Job, name: &str, imported: &Imported) -> Result<LegalGrap
     Ok(graph)
 }
 
-/// Writes as many at once as there are processors; `write` tells the bytes of weights since its last call.
+/// What a writer tells of bytes of weights since its last call.
+type Advance<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// Writes as many at once as there are processors.
 fn at_once<T: Sync>(
     work: &[T],
-    write: &(dyn Fn(&T, &(dyn Fn(u64) + Sync)) -> Result<()> + Sync),
+    write: &(dyn Fn(&T, Advance) -> Result<()> + Sync),
     what: &str,
     bytes: u64,
     report: &mut dyn Report,
@@ -172,7 +175,7 @@ fn write_part(
     graph: &LegalGraph,
     store: &Store,
     schedule: &Schedule,
-    advance: &(dyn Fn(u64) + Sync),
+    advance: Advance,
 ) -> Result<()> {
     let facts = facts(job, schedule);
     let part = snapc_backend::Part { graph, store, facts: &facts };

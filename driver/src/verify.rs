@@ -310,7 +310,7 @@ fn in_runtime(
     }
     let target = manifest.target()?;
     let mut jobs = Vec::new();
-    for (part, example) in &examples[..] {
+    for (part, example) in examples {
         if let Some(entry) = manifest.part(*part, size) {
             jobs.push((*part, folder.join(&entry.artifact), entry.signature.as_deref(), example));
         }

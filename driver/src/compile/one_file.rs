@@ -6,7 +6,7 @@ use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
 use snapc_tflite::{ModelFile, Signature};
 
-use super::{Job, at_once, facts, legal_for};
+use super::{Advance, Job, at_once, facts, legal_for};
 use crate::Report;
 use crate::manifest::{PartEntry, sized};
 use crate::options::CompileOptions;
@@ -76,7 +76,7 @@ pub fn write(
         .at(target)?;
     let bytes = files.iter().map(ModelFile::weight_bytes).sum();
     let work: Vec<(&Job, &ModelFile)> = jobs.iter().zip(&files).collect();
-    let write = |&(job, file): &(&Job, &ModelFile), advance: &(dyn Fn(u64) + Sync)| {
+    let write = |&(job, file): &(&Job, &ModelFile), advance: Advance| {
         file.write(&job.staging.path().join(FILE), &mut |bytes| advance(bytes)).at(target)
     };
     at_once(&work, &write, FILE, bytes, report)
