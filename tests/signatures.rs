@@ -172,7 +172,8 @@ fn weights_are_shared() {
                 shared += 1;
             }
         }
-        assert!(shared > 100, "{shared}");
+        let all = read[1].store.names().count();
+        assert!(shared * 2 > all, "{shared} of {all}");
         let (first, both) = (weight_bytes(&one), weight_bytes(&two));
         assert!(first < both && both - first < first / 10, "{first} and {both}");
     }
