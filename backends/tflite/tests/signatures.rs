@@ -61,7 +61,6 @@ fn computes_the_same(case: &Case, read: &ReadSignature) {
 fn signatures_share_weights_and_parts_do_not() {
     let (small, other) = (layer("layer", 3, false), layer("other", 3, true));
     let graphs = [legal(&small), legal(&layer("layer", 5, false)), legal(&other)];
-    // The second size has a store of its own over the same file.
     let signatures = [
         signature("layer_3x7", &graphs[0], &small.store),
         signature("layer_5x7", &graphs[1], &small.store),
