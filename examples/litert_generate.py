@@ -3,6 +3,7 @@
     pip install ai-edge-litert tokenizers numpy pillow
     python litert_generate.py dist/tflite/small --prompt "a red circle left of a blue square" --seed 7 -o out.png
 
+Where the models are signatures of one file in several sizes (`--one-file`), --size chooses one.
 Copy it into an app and change what you need: nothing here depends on snapc.
 """
 
@@ -16,11 +17,30 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 
-def open_model(dist, manifest, part):
+def find_entry(manifest, part, size):
+    """What the manifest says of a part, for pictures of that size where there are several."""
+    entries = [entry for entry in manifest["parts"] if entry["part"] == part]
+    return next(entry for entry in entries if entry.get("size") in (None, size))
+
+
+def open_model(dist, entry, files):
     """Opens one of the three models; gives a function from named arrays to its output."""
-    entry = next(entry for entry in manifest["parts"] if entry["part"] == part)
-    runner = Interpreter(model_path=str(dist / entry["artifact"])).get_signature_runner()
+    path = str(dist / entry["artifact"])
+    # Signatures of one file share its weights: it is opened once.
+    files[path] = files.get(path) or Interpreter(model_path=path)
+    runner = files[path].get_signature_runner(entry.get("signature"))
     return lambda **inputs: runner(**inputs)[entry["outputs"][0]["name"]]
+
+
+def choose_size(manifest, wanted):
+    """[height, width] in pixels: of a folder with several sizes the one that is asked for."""
+    sizes = [entry["size"] for entry in manifest["parts"] if "size" in entry] or [manifest["options"]["size"]]
+    names = {f"{height}x{width}": [height, width] for height, width in sizes}
+    if wanted is None and len(names) == 1:
+        return sizes[0]
+    if wanted not in names:
+        raise SystemExit(f"choose one of the sizes with --size: {', '.join(names)}")
+    return names[wanted]
 
 
 def tokenize(dist, tokens, prompt):
@@ -82,6 +102,7 @@ def main():
     parser.add_argument("dist", type=Path, metavar="DIST", help="the folder with manifest.json: dist/tflite/small")
     parser.add_argument("--prompt", required=True, help="what the picture shows")
     parser.add_argument("--negative-prompt", help="what it shall not show: for folders compiled with --guidance")
+    parser.add_argument("--size", metavar="HxW", help="height and width in pixels, of a folder with several sizes")
     parser.add_argument("--seed", type=int, default=0, help="another number, another picture")
     parser.add_argument("-o", "--output", default="out.png", metavar="PNG", help="where the picture goes (out.png)")
     parser.add_argument("--noise", metavar="FILE", help="a safetensors file with `noise`, instead of a seed")
@@ -90,9 +111,9 @@ def main():
 
     dist = arguments.dist
     manifest = json.loads((dist / "manifest.json").read_text(encoding="utf-8"))
-    text_encoder, transformer, vae_decoder = (
-        open_model(dist, manifest, part) for part in ("text_encoder", "transformer", "vae_decoder")
-    )
+    size, files = choose_size(manifest, arguments.size), {}
+    entries = [find_entry(manifest, part, size) for part in ("text_encoder", "transformer", "vae_decoder")]
+    text_encoder, transformer, vae_decoder = (open_model(dist, entry, files) for entry in entries)
 
     def encode(prompt, prefix=""):
         ids, mask = tokenize(dist, manifest["tokenizer"]["tokens"], prompt)
@@ -104,8 +125,7 @@ def main():
     elif arguments.negative_prompt is not None:
         parser.error("--negative-prompt needs a folder that was compiled with --guidance")
 
-    entry = next(entry for entry in manifest["parts"] if entry["part"] == "transformer")
-    shape = next(port["shape"] for port in entry["inputs"] if port["name"] in ("latent", "noise"))
+    shape = next(port["shape"] for port in entries[1]["inputs"] if port["name"] in ("latent", "noise"))
     noise, fresh = read_noise(arguments.noise) if arguments.noise else draw_noise(arguments.seed, shape)
     latents = sample(transformer, manifest, noise, fresh, texts)
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The direct arrows of ARCHITECTURE.md; a crate reaches what they reach.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("ir", &[]),
     ("weights", &["ir"]),
     ("frontends", &["weights"]),
@@ -19,6 +19,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("driver", &["frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"]),
     ("cli", &["driver"]),
     ("tests", &["cli"]),
+    ("xtask", &[]),
+    ("benches", &["driver", "xtask"]),
 ];
 
 fn reach(from: &str, reached: &mut BTreeSet<String>) {

@@ -376,7 +376,25 @@ fn header(path: &Path, change: &dyn Fn(&str) -> String) {
 #[test]
 fn wrong_words_are_named() {
     let place = workplace();
-    let cases: [(&str, i32, &[&str]); 13] = [
+    let cases: [(&str, i32, &[&str]); 16] = [
+        (
+            "sizes_of_several_files",
+            2,
+            &[
+                "compile", "model", "--subnet", "tiny", "--target", "tflite", "--size", "64x64", "--size",
+                "64x96", "-o", "out",
+            ],
+        ),
+        (
+            "one_file_of_coreml",
+            2,
+            &["compile", "model", "--subnet", "tiny", "--target", "coreml", "--one-file", "-o", "out"],
+        ),
+        (
+            "one_file_of_all",
+            2,
+            &["compile", "model", "--subnet", "tiny", "--target", "all", "--one-file", "-o", "out"],
+        ),
         ("unknown_subnet", 2, &["compile", "model", "--subnet", "huge", "--target", "coreml", "-o", "out"]),
         ("indivisible_width", 2, &["compile", "model", "--width", "80", "--target", "coreml", "-o", "out"]),
         ("too_wide", 2, &["compile", "model", "--width", "256", "--target", "coreml", "-o", "out"]),
@@ -520,4 +538,81 @@ fn run_takes_a_compiled_folder() {
         let said = refuse(root, &run[..6], 3);
         assert!(said.contains(field) && said.contains("manifest.json"), "{said}");
     }
+}
+
+/// Parts and sizes that are signatures of one file are run, verified and inspected one by one.
+#[test]
+fn one_file_has_parts_and_sizes() {
+    let place = workplace();
+    let root = place.path();
+    let compile = ["compile", "model", "--subnet", "tiny", "--target", "tflite", "--precision", "f32"];
+    let sizes = ["--size", "64x64", "--size", "64x96"];
+    let words = [&compile[..], &sizes, &["--one-file", "-o", "one"]].concat();
+    insta::assert_snapshot!("compile_one_file", succeed(root, &words));
+    succeed(root, &[&compile[..], &sizes[2..], &["-o", "apart"]].concat());
+    let written: Vec<_> = files(&root.join("one/tflite/tiny")).into_keys().collect();
+    assert!(written.iter().filter(|path| path.extension().is_some_and(|end| end == "tflite")).count() == 1);
+    insta::assert_snapshot!("inspect_file", succeed(root, &["inspect", "one/tflite/tiny/model.tflite"]));
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(root, &["inspect", "one/tflite/tiny/model.tflite", "--json"])).unwrap();
+    assert_eq!(json["parts"][2]["signature"], "transformer_64x96");
+
+    let run = |folder: &str, more: &[&str], to: &str| {
+        let words = ["run", folder, "--prompt", "a red circle", "--save-latents", to];
+        succeed(root, &[&words[..], more, &["-o", "a.png"]].concat());
+        tensors(&root.join(to))
+    };
+    let wide = run("one/tflite/tiny", &["--size", "64x96"], "wide");
+    assert_eq!(wide["latent4"].ty.shape, [1, 4, 16, 24]);
+    assert_eq!(wide, run("apart/tflite/tiny", &[], "apart.latents"));
+    let words = ["run", "one/tflite/tiny", "--prompt", "a", "-o", "out.png"];
+    insta::assert_snapshot!("error_size_not_chosen", refuse(root, &words, 2));
+    let other = [&words[..], &["--size", "96x96"]].concat();
+    assert_eq!(refuse(root, &other, 2), refuse(root, &words, 2));
+
+    let python = snapc_tests::runtimes::python().to_str().unwrap();
+    let words = ["verify", "one", "--pipeline", "model", "--prompts", "1", "--runtime", python, "--json"];
+    let json: serde_json::Value = serde_json::from_str(&succeed(root, &words)).unwrap();
+    let rows = json["folders"][0]["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["passed"] == true), "{rows:?}");
+    let named = |by: &str| -> Vec<&str> {
+        rows.iter().filter(|row| row["run_by"] == by).map(|row| row["part"].as_str().unwrap()).collect()
+    };
+    let [small, wide] = ["64x64", "64x96"]
+        .map(|size| ["transformer", "vae_decoder", "picture"].map(|part| format!("{part}_{size}")));
+    let parts = [&["text_encoder".to_string()][..], &small, &wide].concat();
+    assert_eq!(named("interpreted"), parts);
+    assert_eq!(named("LiteRT"), [&parts[..3], &parts[4..6]].concat());
+
+    // What the manifest says of signatures is checked.
+    let manifest = root.join("one/tflite/tiny/manifest.json");
+    edit(&manifest, "\"signature\": \"transformer_64x96\"", "\"signature\": \"transformer_96x96\"");
+    let words = ["run", "one/tflite/tiny", "--prompt", "a", "-o", "out.png", "--size", "64x96"];
+    let said = refuse(root, &words, 3);
+    assert!(said.contains("expected transformer_96x96 among them"), "{said}");
+}
+
+/// One file has one schedule: a scheduler that shifts the sigmas by the size gives each size its own.
+#[test]
+fn one_file_has_one_schedule() {
+    let place = workplace();
+    let config = place.path().join("model/scheduler/scheduler_config.json");
+    json_set(&config, "distilled_sigmas", serde_json::Value::Null);
+    json_set(&config, "use_dynamic_shifting", true.into());
+    let words = [
+        "compile",
+        "model",
+        "--subnet",
+        "tiny",
+        "--target",
+        "tflite",
+        "--one-file",
+        "--size",
+        "64x64",
+        "--size",
+        "64x96",
+        "-o",
+        "out",
+    ];
+    insta::assert_snapshot!("error_sigmas_of_sizes", refuse(place.path(), &words, 2));
 }

@@ -30,17 +30,14 @@ fn targets() -> Vec<(Target, PathBuf)> {
     Target::ALL.into_iter().filter_map(|target| Some((target, script(target)?))).collect()
 }
 
-fn compiled(target: Target, precision: Precision, output: &Path) {
-    compile(&options(target, precision, output), &mut Silent).unwrap();
-}
-
 fn options(target: Target, precision: Precision, output: &Path) -> CompileOptions {
     CompileOptions {
         pipeline: fixture("shapes"),
         widths: SUBNETS.map(|name| Width::Subnet(name.to_string())).to_vec(),
         targets: vec![target],
         parts: Vec::new(),
-        size: None,
+        sizes: Vec::new(),
+        one_file: false,
         precision,
         min_os: MinOs::default(),
         device: None,
@@ -50,6 +47,10 @@ fn options(target: Target, precision: Precision, output: &Path) -> CompileOption
         layout: Layout::Default,
         output: output.to_path_buf(),
     }
+}
+
+fn compiled(target: Target, precision: Precision, output: &Path) {
+    compile(&options(target, precision, output), &mut Silent).unwrap();
 }
 
 fn run(script: &Path, dist: &Path, prompt: &str, more: &[&str]) -> String {
@@ -210,6 +211,33 @@ fn a_seed_is_a_picture() {
         let [first, second, third] = &mut pictures;
         assert!(first == second && first != third, "{}", target.name());
     }
+}
+
+/// Parts and sizes that are signatures of one file draw what files of their own draw.
+#[test]
+fn one_file_draws_in_each_size() {
+    let script = script(Target::TfLite).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(Target::TfLite, Precision::F32, folder.path());
+    options.widths.truncate(1);
+    let mut draw = |sizes: &[[usize; 2]], one_file: bool, more: &[&str]| {
+        (options.sizes, options.one_file) = (sizes.to_vec(), one_file);
+        let dist = compile(&options, &mut Silent).unwrap().remove(0).folder;
+        let png = folder.path().join("out.png");
+        run(&script, &dist, "a red circle", &[more, &["-o", png.to_str().unwrap()]].concat());
+        pixels(&png)
+    };
+    let (small, wide) = ([64, 64], [64, 96]);
+    let apart = [small, wide].map(|size| draw(&[size], false, &[]));
+    assert_eq!((apart[0].0, apart[1].0), (64, 96));
+    assert!(draw(&[small], true, &[]) == apart[0]);
+    assert!(draw(&[small, wide], true, &["--size", "64x64"]) == apart[0]);
+    assert!(draw(&[small, wide], true, &["--size", "64x96"]) == apart[1]);
+    let dist = folder.path().join("tflite/tiny");
+    let mut command = Command::new(runtimes::python());
+    let done = command.arg(&script).arg(&dist).args(["--prompt", "a red circle"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && said.contains("--size: 64x64, 64x96"), "{said}");
 }
 
 /// The size and the bytes of a PNG, RGB.

@@ -45,6 +45,7 @@ Examples:
   snapc compile --subnet tiny --subnet small --target all --precision f32 -o out
   snapc compile --width 96 --target coreml --part transformer --size 64x96
   snapc compile --subnet small --target tflite --bake unrolled
+  snapc compile --subnet small --target tflite --one-file --size 64x64 --size 64x96
 
 Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json. A folder is replaced whole, and
 only when all of it has been written; with --part it holds those parts alone.")]
@@ -59,9 +60,12 @@ pub struct CompileArgs {
     /// Make only this part, once or more: text_encoder, transformer, vae_decoder
     #[arg(long, value_name = "PART", value_parser = parse_part)]
     pub part: Vec<Part>,
-    /// The picture's height and width in pixels [default: the pipeline's]
+    /// The picture's height and width in pixels; with --one-file once or more [default: the pipeline's]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
-    pub size: Option<[usize; 2]>,
+    pub size: Vec<[usize; 2]>,
+    /// Write all parts, in all sizes, as signatures of one file, which share weights; for tflite
+    #[arg(long)]
+    pub one_file: bool,
     /// The type to compute in: f16 or f32 [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub precision: Option<Precision>,
@@ -185,7 +189,7 @@ pub struct RunArgs {
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// The picture's height and width in pixels [default: the pipeline's]
+    /// The picture's height and width in pixels, of a compiled folder one that it has [default: the pipeline's]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<[usize; 2]>,
     /// Take the noise from a file: `noise [1, C, H, W]`; for stochastic sampling also `fresh [steps, 1, C, H, W]`

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use snapc_driver::{Compiled, Explanation, Generated, Inspection, Report, Verified};
+use snapc_driver::{Compiled, Explanation, Generated, Inspection, PartEntry, Report, Verified};
 use snapc_ir::{Class, Error, shape_text};
 
 /// Shows progress where standard error is a terminal, and warnings always; with JSON, warnings are kept for the result.
@@ -95,13 +95,14 @@ pub fn compiled(all: &[Compiled], explain: bool) -> String {
     let mut text = String::new();
     for Compiled { folder, manifest, explanations } in all {
         text += &format!("{}\n", folder.display());
-        for part in &manifest.parts {
+        let names: Vec<String> = manifest.parts.iter().map(artifact).collect();
+        let wide = names.iter().map(String::len).fold(24, usize::max);
+        for (part, artifact) in manifest.parts.iter().zip(&names) {
             let (bytes, ops) = (mega(part.weight_bytes), part.ops);
-            text += &format!(
-                "  {:<24} {:>12} parameters {bytes:>12} {ops:>6} ops\n",
-                part.artifact, part.parameters
-            );
-            let known = explanations.iter().filter(|(name, _)| explain && *name == part.part);
+            text +=
+                &format!("  {artifact:<wide$} {:>12} parameters {bytes:>12} {ops:>6} ops\n", part.parameters);
+            let name = part.signature.as_ref().unwrap_or(&part.part);
+            let known = explanations.iter().filter(|(of, _)| explain && of == name);
             for why in known.flat_map(|(_, list)| list) {
                 let Explanation { op, reason, count, first } = why;
                 text += &format!("    {op} x {count} (first at {first}): {reason}\n");
@@ -109,6 +110,12 @@ pub fn compiled(all: &[Compiled], explain: bool) -> String {
         }
     }
     text
+}
+
+/// The name of the file or folder, and of the signature where it is a file of several.
+fn artifact(part: &PartEntry) -> String {
+    let signature = part.signature.as_ref().map(|signature| format!(" {signature}"));
+    format!("{}{}", part.artifact, signature.unwrap_or_default())
 }
 
 /// What a compile wrote, as JSON.
@@ -151,15 +158,16 @@ pub fn verified(all: &[Verified]) -> String {
             thresholds.relative,
             thresholds.psnr
         );
+        let wide = rows.iter().map(|row| row.part.len()).fold(13, usize::max);
         text += &format!(
-            "  {:<13} {:<32} {:>10} {:>10} {:>9}  verdict\n",
+            "  {:<wide$} {:<32} {:>10} {:>10} {:>9}  verdict\n",
             "part", "run by", "max abs", "relative", "PSNR dB"
         );
         for row in rows {
             let psnr = row.psnr.map_or("-".to_string(), |psnr| format!("{psnr:.1}"));
             let verdict = if row.passed { "ok" } else { "FAILED" };
             text += &format!(
-                "  {:<13} {:<32} {:>10.2e} {:>10.2e} {psnr:>9}  {verdict}\n",
+                "  {:<wide$} {:<32} {:>10.2e} {:>10.2e} {psnr:>9}  {verdict}\n",
                 row.part, row.run_by, row.max_abs, row.relative
             );
         }
@@ -193,6 +201,10 @@ pub fn inspection(found: &Inspection) -> String {
             }
             text + &format!("{} tensors, {parameters} parameters, {}\n", tensors.len(), mega(*bytes))
         }
+        Inspection::File { target, parts } => {
+            let parts: String = parts.iter().map(summary).collect();
+            format!("{target} file\n{parts}")
+        }
         Inspection::Package { target, part } => format!("{target} package\n{}", summary(part)),
     }
 }
@@ -209,8 +221,9 @@ fn not_read(ignored: &[String]) -> String {
 
 fn summary(part: &snapc_driver::PartSummary) -> String {
     let subnet = part.subnet.as_ref().map(|subnet| format!(" {subnet}")).unwrap_or_default();
+    let signature = part.signature.as_ref().map(|key| format!(", signature {key}")).unwrap_or_default();
     let mut text = format!(
-        "{}{subnet}: {} parameters, {}, {} ops, {:.1} MFLOP a run\n",
+        "{}{subnet}{signature}: {} parameters, {}, {} ops, {:.1} MFLOP a run\n",
         part.part,
         part.parameters,
         mega(part.bytes),

@@ -1,3 +1,5 @@
+mod one_file;
+
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -49,26 +51,36 @@ struct Job {
 /// # Errors
 /// What any of these finds; nothing is written then.
 pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<Compiled>> {
+    one_file::check(options)?;
     let pipeline = Pipeline::open(&options.pipeline)?;
-    let latent = pipeline.latent_size(options.size)?;
+    let latent = pipeline.latent_size(options.sizes.first().copied())?;
     let schedule = pipeline.schedule(options.steps, latent)?;
     let mut jobs = jobs(options, &pipeline, &schedule)?;
-    let parts = if options.parts.is_empty() { Part::ALL.to_vec() } else { options.parts.clone() };
-    for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
+    let mut parts = Part::ALL.to_vec();
+    parts.retain(|part| options.parts.is_empty() || options.parts.contains(part));
+    if options.one_file {
+        one_file::write(&mut jobs, &parts, options, &pipeline, &schedule, report)?;
+        parts.clear();
+    }
+    for part in parts {
         // The one part that a layout changes: optimum's pipelines divide the latent themselves.
         let (theirs, ours): (Vec<_>, Vec<_>) =
             jobs.iter_mut().partition(|job| part == Part::VaeDecoder && job.layout == Layout::Optimum);
         if !ours.is_empty() {
-            // Guidance needs the velocity of two prompts: a batch.
-            let guided = part == Part::Transformer && ours.iter().any(|job| job.guidance().is_some());
-            let batch = if guided { 2 } else { 1 };
-            write_jobs(ours, &pipeline.import(part, batch, latent)?, &schedule, report)?;
+            let guided = ours.iter().any(|job| job.guidance().is_some());
+            let imported = pipeline.import(part, batch(part, guided), latent)?;
+            write_jobs(ours, &imported, &schedule, report)?;
         }
         if !theirs.is_empty() {
             write_jobs(theirs, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
         }
     }
     jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
+}
+
+/// Guidance needs the velocity of two prompts: a batch.
+fn batch(part: Part, guided: bool) -> usize {
+    if guided && part == Part::Transformer { 2 } else { 1 }
 }
 
 impl Job {
@@ -125,18 +137,43 @@ fn write_jobs(
     report: &mut dyn Report,
 ) -> Result<()> {
     let mut legal = Vec::new();
-    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
     for job in jobs.iter_mut() {
-        let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
-        let (graph, why) =
-            legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref(), job.device)?;
-        job.explanations.push((graph.name().to_string(), why));
+        let graph = legal_for(job, imported.graph.name(), imported)?;
         let mut entry = PartEntry::new(&graph, job.backend.artifact(graph.name()));
         entry.rename(job.layout);
         job.parts.push(entry);
         legal.push(graph);
     }
-    report.begin(imported.graph.name(), legal.iter().map(|graph| graph.weight_bytes()).sum());
+    let work: Vec<(&Job, &LegalGraph)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
+    let bytes = legal.iter().map(|graph| graph.weight_bytes()).sum();
+    let write = |&(job, graph): &(&Job, &LegalGraph), advance: Advance| {
+        write_part(job, graph, &imported.store, schedule, advance)
+    };
+    at_once(&work, &write, imported.graph.name(), bytes, report)
+}
+
+/// A part as one job's target takes it; `name` is what the artifact calls it.
+fn legal_for(job: &mut Job, name: &str, imported: &Imported) -> Result<LegalGraph> {
+    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
+    let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
+    let (graph, why) =
+        legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref(), job.device)?;
+    job.explanations.push((name.to_string(), why));
+    Ok(graph)
+}
+
+/// What a writer tells of bytes of weights since its last call.
+type Advance<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// Writes as many at once as there are processors.
+fn at_once<T: Sync>(
+    work: &[T],
+    write: &(dyn Fn(&T, Advance) -> Result<()> + Sync),
+    what: &str,
+    bytes: u64,
+    report: &mut dyn Report,
+) -> Result<()> {
+    report.begin(what, bytes);
     let report = Mutex::new(report);
     let advance = |bytes| {
         // A report that panicked in another thread is that thread's to tell.
@@ -144,12 +181,10 @@ fn write_jobs(
             report.advance(bytes);
         }
     };
-    let work: Vec<(&Job, &LegalGraph)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
-    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-    for group in work.chunks(at_once) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    for group in work.chunks(threads) {
         std::thread::scope(|scope| {
-            let write = |(job, graph)| write_part(job, graph, &imported.store, schedule, &advance);
-            let threads: Vec<_> = group.iter().map(|&one| scope.spawn(move || write(one))).collect();
+            let threads: Vec<_> = group.iter().map(|one| scope.spawn(|| write(one, &advance))).collect();
             threads.into_iter().try_for_each(|thread| {
                 thread.join().unwrap_or_else(|_| Err(Error::bug("a writer stopped in the middle")))
             })
@@ -163,7 +198,7 @@ fn write_part(
     graph: &LegalGraph,
     store: &Store,
     schedule: &Schedule,
-    advance: &(dyn Fn(u64) + Sync),
+    advance: Advance,
 ) -> Result<()> {
     let facts = facts(job, schedule);
     let part = snapc_backend::Part { graph, store, facts: &facts };

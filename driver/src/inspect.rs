@@ -46,6 +46,13 @@ pub enum Inspection {
         /// The part in it.
         part: PartSummary,
     },
+    /// A written file of several parts, or sizes of them.
+    File {
+        /// The target whose format it has.
+        target: String,
+        /// What is in it, in its order.
+        parts: Vec<PartSummary>,
+    },
 }
 
 /// A graph in numbers.
@@ -55,6 +62,9 @@ pub struct PartSummary {
     pub part: String,
     /// The subnet, for a transformer of a pipeline.
     pub subnet: Option<String>,
+    /// The signature, for a part of a file of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// Numbers in the weights.
     pub parameters: u64,
     /// Bytes of the weights, as they are stored.
@@ -95,12 +105,30 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         return inspect_safetensors(path);
     }
     if let Some(target) = Target::of_artifact(path) {
+        if target == Target::TfLite {
+            return inspect_signatures(path);
+        }
         let (graph, _) = target.backend(MinOs::default()).read(path)?;
         return Ok(Inspection::Package { target: target.name().to_string(), part: summary(&graph, None) });
     }
     let what = if path.exists() { "is nothing that snapc knows" } else { "does not exist" };
     Err(Error::input(format!("{} {what}", path.display()))
         .help("name a pipeline folder (with model_index.json), a .safetensors file or a written part (.mlpackage, a folder with model.onnx)"))
+}
+
+fn inspect_signatures(path: &Path) -> Result<Inspection> {
+    let found = snapc_tflite::read_signatures(path)?;
+    let target = Target::TfLite.name().to_string();
+    if let [only] = &found[..]
+        && only.key == snapc_tflite::ONLY_SIGNATURE
+    {
+        return Ok(Inspection::Package { target, part: summary(&only.graph, None) });
+    }
+    let parts = found
+        .into_iter()
+        .map(|read| PartSummary { signature: Some(read.key), ..summary(&read.graph, None) })
+        .collect();
+    Ok(Inspection::File { target, parts })
 }
 
 fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {
@@ -115,6 +143,7 @@ fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {
     PartSummary {
         part: graph.name().to_string(),
         subnet,
+        signature: None,
         parameters: graph.parameters(),
         bytes: graph.weights().iter().map(stored).sum(),
         ops: graph.nodes().len(),

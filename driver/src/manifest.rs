@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use snapc_frontends::Part;
 use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::{Error, Graph, Place, Port, Result};
 use snapc_onnx::Layout;
@@ -52,6 +53,23 @@ impl Manifest {
         })
     }
 
+    /// The sizes of its pictures, in pixels: those that a run can choose from, or the only one.
+    pub fn sizes(&self) -> Vec<[usize; 2]> {
+        let mut sizes: Vec<[usize; 2]> = Vec::new();
+        for size in self.parts.iter().filter_map(|entry| entry.size) {
+            if !sizes.contains(&size) {
+                sizes.push(size);
+            }
+        }
+        if sizes.is_empty() { vec![self.options.size] } else { sizes }
+    }
+
+    /// The entry of a part for pictures of that size.
+    pub fn part(&self, part: Part, size: [usize; 2]) -> Option<&PartEntry> {
+        let fits = |entry: &&PartEntry| entry.part == part.name() && entry.size.is_none_or(|own| own == size);
+        self.parts.iter().find(fits)
+    }
+
     /// The target that it was written for.
     ///
     /// # Errors
@@ -72,7 +90,7 @@ pub struct OptionsEntry {
     pub subnet: Option<String>,
     /// The width.
     pub width: usize,
-    /// Rows and columns of the picture, in pixels.
+    /// Rows and columns of the picture, in pixels; of the first one where parts have sizes of their own.
     pub size: [usize; 2],
     /// Rows and columns of the latent.
     pub latent_size: [usize; 2],
@@ -99,6 +117,12 @@ pub struct PartEntry {
     pub part: String,
     /// The file or folder, beside the manifest.
     pub artifact: String,
+    /// The signature to run, where the file is that of several parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// Rows and columns of the picture that it is for, in pixels, where a folder has several sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<[usize; 2]>,
     /// Its inputs.
     pub inputs: Vec<PortEntry>,
     /// Its outputs.
@@ -183,6 +207,8 @@ impl PartEntry {
         PartEntry {
             part: graph.name().to_string(),
             artifact,
+            signature: None,
+            size: None,
             inputs: ports(graph, graph.inputs()),
             outputs: ports(graph, graph.outputs()),
             parameters: graph.parameters(),
@@ -205,6 +231,11 @@ impl PartEntry {
             }
         }
     }
+}
+
+/// A name, with a size where there are several: `transformer_512x768`.
+pub fn sized(name: &str, size: Option<[usize; 2]>) -> String {
+    size.map_or(name.to_string(), |[rows, cols]| format!("{name}_{rows}x{cols}"))
 }
 
 /// The names and types of some ports.

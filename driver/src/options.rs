@@ -88,8 +88,10 @@ pub struct CompileOptions {
     pub targets: Vec<Target>,
     /// The parts; empty means all.
     pub parts: Vec<Part>,
-    /// Rows and columns of the picture, in pixels; none means the pipeline's own.
-    pub size: Option<[usize; 2]>,
+    /// Rows and columns of the picture, in pixels; empty means the pipeline's own. More than one only with `one_file`.
+    pub sizes: Vec<[usize; 2]>,
+    /// All parts and sizes in one file, for TFLite.
+    pub one_file: bool,
     /// The type to compute in.
     pub precision: Precision,
     /// The oldest system for Core ML.

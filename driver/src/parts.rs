@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use snapc_coreml::MinOs;
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
 use snapc_interp::Interpreter;
@@ -68,11 +67,21 @@ impl Parts {
         if !is_compiled(folder) {
             return Parts::from_pipeline(folder, choice);
         }
-        if choice.width.is_some() || choice.size.is_some() || choice.steps.is_some() {
+        let manifest = Manifest::read(folder)?;
+        let sizes = manifest.sizes();
+        let one_size = sizes.len() == 1;
+        if choice.width.is_some() || (choice.size.is_some() && one_size) || choice.steps.is_some() {
             return Err(Error::usage("a compiled folder fixes subnet, size and steps")
                 .help("leave --subnet, --width, --size and --steps out, or run the pipeline folder"));
         }
-        Parts::from_output(folder)
+        match choice.size.or(one_size.then_some(sizes[0])).filter(|size| sizes.contains(size)) {
+            Some(size) => Parts::from_output(folder, &manifest, size),
+            None => {
+                let names: Vec<String> = sizes.iter().map(|[rows, cols]| format!("{rows}x{cols}")).collect();
+                Err(Error::usage(format!("the folder has the sizes {}", names.join(", ")))
+                    .help("choose one of them with --size"))
+            }
+        }
     }
 
     /// Imports all parts in f32.
@@ -110,10 +119,9 @@ impl Parts {
         })
     }
 
-    fn from_output(folder: &Path) -> Result<Self> {
-        let manifest = Manifest::read(folder)?;
+    fn from_output(folder: &Path, manifest: &Manifest, size: [usize; 2]) -> Result<Self> {
         let read = |part: Part| {
-            read_artifact(folder, &manifest, part)?.ok_or_else(|| {
+            read_artifact(folder, manifest, part, size)?.ok_or_else(|| {
                 Error::input(format!("the folder has no {}", part.name()))
                     .at(Place::File(folder.join("manifest.json")))
                     .help("compile without --part to have all three")
@@ -248,19 +256,24 @@ pub fn is_compiled(folder: &Path) -> bool {
     folder.join("manifest.json").is_file()
 }
 
-/// Reads one part of a compiled folder back; `None` where it has it not.
+/// Reads one part of a compiled folder back, for pictures of that size; `None` where it has it not.
 ///
 /// # Errors
 /// If the artifact is damaged or lies elsewhere.
-pub fn read_artifact(folder: &Path, manifest: &Manifest, part: Part) -> Result<Option<Network>> {
-    let Some(entry) = manifest.parts.iter().find(|entry| entry.part == part.name()) else { return Ok(None) };
+pub fn read_artifact(
+    folder: &Path,
+    manifest: &Manifest,
+    part: Part,
+    size: [usize; 2],
+) -> Result<Option<Network>> {
+    let Some(entry) = manifest.part(part, size) else { return Ok(None) };
     let path = folder.join("manifest.json");
     if Path::new(&entry.artifact).file_name() != Some(entry.artifact.as_ref()) {
         let message = format!("the artifact {:?} is no name in the folder", entry.artifact);
         return Err(Error::input(message).at(Place::File(path)));
     }
-    let target = manifest.target()?;
-    let (graph, store) = target.backend(MinOs::default()).read(&folder.join(&entry.artifact))?;
+    let path = folder.join(&entry.artifact);
+    let (graph, store) = manifest.target()?.read(&path, entry.signature.as_deref())?;
     let latent_divisor = manifest.options.latent_divisor.filter(|_| part == Part::VaeDecoder);
     Ok(Some(Network { graph, store, latent_divisor }))
 }

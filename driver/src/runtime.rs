@@ -14,6 +14,8 @@ use crate::targets::Target;
 pub struct Run<'a> {
     /// The artifact.
     pub artifact: &'a Path,
+    /// Its signature, where it is a file of several parts.
+    pub signature: Option<&'a str>,
     /// Its inputs, by name.
     pub inputs: Vec<(&'a str, &'a Tensor)>,
 }
@@ -48,7 +50,10 @@ pub fn run(target: Target, python: &Path, runs: &[Run]) -> Result<Vec<Tensor>> {
     for (number, run) in runs.iter().enumerate() {
         let (inputs, outputs) = (place(format!("{number}.in")), place(format!("{number}.out")));
         save_tensors(&inputs, &run.inputs)?;
-        jobs.push(json!({"artifact": run.artifact, "inputs": inputs, "outputs": outputs}));
+        let signature = run.signature;
+        jobs.push(
+            json!({"artifact": run.artifact, "signature": signature, "inputs": inputs, "outputs": outputs}),
+        );
     }
     let (code, list) = (place("check.py".to_string()), place("jobs.json".to_string()));
     for (path, text) in [(&code, script(target).to_string()), (&list, json!(jobs).to_string())] {

@@ -3,8 +3,10 @@ use std::str::FromStr;
 
 use snapc_backend::Backend;
 use snapc_coreml::{CoreMl, MinOs};
+use snapc_ir::{Error, Graph, Place};
 use snapc_onnx::{Layout, Onnx};
-use snapc_tflite::TfLite;
+use snapc_tflite::{TfLite, read_signature};
+use snapc_weights::Store;
 
 /// A format that snapc writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +53,22 @@ impl Target {
             Target::CoreMl => Box::new(CoreMl { min_os }),
             Target::Onnx => Box::new(Onnx { layout }),
             Target::TfLite => Box::new(TfLite),
+        }
+    }
+
+    /// Reads an artifact back; where it is a file of several parts, the one of that signature.
+    ///
+    /// # Errors
+    /// If it is damaged, or the target has no signatures.
+    pub fn read(self, path: &Path, signature: Option<&str>) -> snapc_ir::Result<(Graph, Store)> {
+        match (self, signature) {
+            (_, None) => self.backend(MinOs::default()).read(path),
+            (Target::TfLite, Some(key)) => read_signature(path, key),
+            (Target::CoreMl | Target::Onnx, Some(key)) => {
+                Err(Error::input(format!("{} has no signatures, such as {key}", self.name()))
+                    .at(Place::File(path.to_path_buf()))
+                    .help("was the manifest changed? compile again"))
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use snapc_ir::{Error, Place, Result};
 use snapc_weights::Tensor;
 
 use crate::Report;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, sized};
 use crate::options::{Bake, Width};
 use crate::parts::{Choice, Drawn, Network, Parts, Prompt, read_artifact};
 use crate::runtime;
@@ -53,7 +53,7 @@ pub struct VerifyOptions {
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
-    /// The part, or `picture` for prompt to picture.
+    /// The part, or `picture` for prompt to picture; with the size where there are several.
     pub part: String,
     /// `interpreted`, or the runtime's name.
     pub run_by: String,
@@ -181,6 +181,27 @@ fn compiled_folders(dist: &Path) -> Result<Vec<PathBuf>> {
 
 fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
     let manifest = Manifest::read(folder)?;
+    let mut rows: Vec<Row> = Vec::new();
+    for size in manifest.sizes() {
+        // No size changes the text encoder: the rows of the first one are those of all.
+        let found = verify_size(folder, &manifest, size, options)?;
+        let known = |new: &Row| rows.iter().any(|old| (&old.part, &old.run_by) == (&new.part, &new.run_by));
+        let new: Vec<Row> = found.into_iter().filter(|row| !known(row)).collect();
+        rows.extend(new);
+    }
+    let passed = rows.iter().all(|row| row.passed);
+    let thresholds = Thresholds::of(&manifest.options.precision);
+    let precision = manifest.options.precision;
+    Ok(Verified { folder: folder.to_path_buf(), precision, thresholds, rows, passed })
+}
+
+/// The table of the parts for pictures of one size.
+fn verify_size(
+    folder: &Path,
+    manifest: &Manifest,
+    size: [usize; 2],
+    options: &VerifyOptions,
+) -> Result<Vec<Row>> {
     let thresholds = Thresholds::of(&manifest.options.precision);
     let width = match &manifest.options.subnet {
         Some(name) => Width::Subnet(name.clone()),
@@ -188,7 +209,7 @@ fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
     };
     // A distilled student has its own number of steps.
     let steps = (!manifest.schedule.distilled).then(|| manifest.schedule.sigmas.len().saturating_sub(1));
-    let choice = Choice { width: Some(&width), size: Some(manifest.options.size), steps };
+    let choice = Choice { width: Some(&width), size: Some(size), steps };
     let reference = Parts::from_pipeline(&options.pipeline, &choice)?;
     if reference.width != manifest.options.width || reference.schedule.sigmas != manifest.schedule.sigmas {
         return Err(Error::input("the folder was written from another pipeline: width or sigmas differ")
@@ -206,13 +227,13 @@ fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
     let mut rows = Vec::new();
     let mut networks = Vec::new();
     for part in Part::ALL {
-        if let Some(network) = read_artifact(folder, &manifest, part)? {
+        if let Some(network) = read_artifact(folder, manifest, part, size)? {
             let mut worst = Worst::default();
             let runner = network.runner();
             for (_, example) in examples.iter().filter(|(of, _)| *of == part) {
                 worst.add(&runner.run(&borrowed(&example.inputs))?, &example.output)?;
             }
-            rows.push(worst.row(part.name(), "interpreted", thresholds));
+            rows.push(worst.row(&row_name(manifest, part.name(), size), "interpreted", thresholds));
             networks.push(network);
         }
     }
@@ -224,14 +245,17 @@ fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
             worst.add(&found.image, &expected.image)?;
             worst.add_picture(&found.image, &expected.image);
         }
-        rows.push(worst.row("picture", "interpreted", thresholds));
+        rows.push(worst.row(&row_name(manifest, "picture", size), "interpreted", thresholds));
     }
     if let Some(python) = &options.runtime {
-        rows.extend(in_runtime(folder, &manifest, python, &examples, thresholds)?);
+        rows.extend(in_runtime(folder, manifest, size, python, &examples, thresholds)?);
     }
-    let passed = rows.iter().all(|row| row.passed);
-    let precision = manifest.options.precision;
-    Ok(Verified { folder: folder.to_path_buf(), precision, thresholds, rows, passed })
+    Ok(rows)
+}
+
+fn row_name(manifest: &Manifest, part: &str, size: [usize; 2]) -> String {
+    let one = part == Part::TextEncoder.name() || manifest.sizes().len() == 1;
+    sized(part, (!one).then_some(size))
 }
 
 /// The prompts of the pipeline's `verify_prompts.txt`, or the built-in ones.
@@ -300,6 +324,7 @@ fn borrowed(inputs: &[(String, Tensor)]) -> Vec<(&str, &Tensor)> {
 fn in_runtime(
     folder: &Path,
     manifest: &Manifest,
+    size: [usize; 2],
     python: &Path,
     examples: &[(Part, Example)],
     thresholds: Thresholds,
@@ -311,25 +336,29 @@ fn in_runtime(
     }
     let target = manifest.target()?;
     let mut jobs = Vec::new();
-    for entry in &manifest.parts {
-        for (part, example) in examples.iter().filter(|(part, _)| part.name() == entry.part) {
-            jobs.push((*part, folder.join(&entry.artifact), example));
+    for (part, example) in examples {
+        if let Some(entry) = manifest.part(*part, size) {
+            jobs.push((*part, folder.join(&entry.artifact), entry.signature.as_deref(), example));
         }
     }
     let runs: Vec<runtime::Run> = jobs
         .iter()
-        .map(|(_, artifact, example)| runtime::Run { artifact, inputs: borrowed(&example.inputs) })
+        .map(|(_, artifact, signature, example)| runtime::Run {
+            artifact,
+            signature: *signature,
+            inputs: borrowed(&example.inputs),
+        })
         .collect();
     let outputs = runtime::run(target, python, &runs)?;
     let mut rows = Vec::new();
     for part in Part::ALL {
         let mut worst = Worst::default();
         let mine: Vec<_> = jobs.iter().zip(&outputs).filter(|((of, ..), _)| *of == part).collect();
-        for ((_, _, example), output) in &mine {
+        for ((.., example), output) in &mine {
             worst.add(output, &example.output)?;
         }
         if !mine.is_empty() {
-            rows.push(worst.row(part.name(), runtime::name(target), thresholds));
+            rows.push(worst.row(&row_name(manifest, part.name(), size), runtime::name(target), thresholds));
         }
     }
     Ok(rows)

@@ -1,16 +1,17 @@
 """Checks files that `snapc compile --target tflite` wrote, with LiteRT (CPU, its default delegate XNNPACK).
 
     python tflite_check.py FILE...
-    python tflite_check.py FILE --run inputs.safetensors --out outputs.safetensors
+    python tflite_check.py FILE --run inputs.safetensors --out outputs.safetensors [--signature KEY]
     python tflite_check.py --jobs jobs.json
     python tflite_check.py --partitions FILE...
     python tflite_check.py --self-test FILE...
 
 Prints one JSON line a file; where it has a fault, `ok` is false, `reason` says why, and the exit code is 1.
-With --run the signature is run on the tensors of that file, named as the signature's inputs, and its outputs are written.
---jobs is a JSON list of such runs, each `{"artifact": FILE, "inputs": FILE, "outputs": FILE}`.
+With --run the signature is run on the tensors of that file, named as the signature's inputs, and its outputs are written. Where a
+file has several, --signature names one.
+--jobs is a JSON list of such runs, each `{"artifact": FILE, "inputs": FILE, "outputs": FILE}`, where needed with `"signature": KEY`.
 With --partitions each line also has `partitions`, the pieces that XNNPACK makes of the graph, and `left_out`, the operators that
-are in none of them.
+are in none of them: of a file with one signature, as the runtime tells no more.
 --self-test damages copies of the files: each fault must be found.
 
     pip install ai-edge-litert==2.3.0 numpy==2.4.6 safetensors==0.8.0
@@ -119,8 +120,8 @@ def check_alignment(content):
             require(at % ALIGNMENT == 0, f"the data of buffer {number} starts at {at}")
 
 
-def check_operators(model, graph):
-    """Codes, versions and options; operands before operators. Gives the oldest runtime."""
+def check_codes(model):
+    """Operator codes, each once: names and versions."""
     codes = []
     for code in model.operatorCodes:
         name = BUILTINS[code.builtinCode]
@@ -128,6 +129,11 @@ def check_operators(model, graph):
         require(code.deprecatedBuiltinCode == min(code.builtinCode, 127), f"{name} has two codes")
         codes.append((name, code.version))
     require(len(set(codes)) == len(codes), "an operator code is there twice")
+    return codes
+
+
+def check_operators(codes, graph):
+    """Codes, versions and options; operands before operators. Gives the oldest runtime."""
     made = {number for number, tensor in enumerate(graph.tensors) if tensor.buffer} | set(graph.inputs)
     for operator in graph.operators:
         name, version = codes[operator.opcodeIndex]
@@ -154,6 +160,13 @@ def check_tensors(model, graph):
     require(len(set(names)) == len(names), "two tensors have one name")
 
 
+def check_use(model):
+    """Every buffer is that of a tensor or of a metadata entry."""
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors} | {entry.buffer for entry in model.metadata}
+    unused = set(range(1, len(model.buffers))) - used
+    require(not unused, f"nothing uses the buffers {sorted(unused)}")
+
+
 def check_metadata(model, oldest):
     """The facts that the file carries."""
     facts = {text(entry.name): bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode() for entry in model.metadata}
@@ -167,11 +180,23 @@ def check_metadata(model, oldest):
     return {key: value for key, value in facts.items() if key not in (RUNTIME_KEY, LOCATION_KEY)}
 
 
-def ports(model, graph):
-    """Name, element type and sizes of the inputs and the outputs of the signature."""
-    require(len(model.signatureDefs) == 1, f"{len(model.signatureDefs)} signatures")
-    signature = model.signatureDefs[0]
-    require(text(signature.signatureKey) == "serving_default" and signature.subgraphIndex == 0, "another signature")
+def check_signatures(model):
+    """One signature a graph, in their order, named as it, alone or with more behind `_`. Gives the ports of each."""
+    signatures, graphs = model.signatureDefs or [], model.subgraphs
+    require(len(signatures) == len(graphs), f"{len(signatures)} signatures of {len(graphs)} graphs")
+    found = {}
+    for number, (signature, graph) in enumerate(zip(signatures, graphs)):
+        key, name = text(signature.signatureKey), text(graph.name)
+        only = len(graphs) == 1 and key == "serving_default"
+        require(only or key == name or key.startswith(f"{name}_"), f"the signature {key} of {name}")
+        require(signature.subgraphIndex == number, f"{key} is of graph {signature.subgraphIndex}, expected {number}")
+        require(key not in found, f"two signatures are {key}")
+        found[key] = ports(signature, graph)
+    return found
+
+
+def ports(signature, graph):
+    """Name, element type and sizes of the inputs and the outputs of a signature."""
     found = []
     for maps, numbers in [(signature.inputs, graph.inputs), (signature.outputs, graph.outputs)]:
         maps = maps or []
@@ -186,15 +211,20 @@ def ports(model, graph):
     return found
 
 
-def open_runner(path, inputs, outputs):
+def open_runners(path, signatures):
+    """The runtime with the file, and a runner of each signature, made ready to run."""
     interpreter = Interpreter(model_path=path, num_threads=1)
     interpreter.allocate_tensors()
-    runner = interpreter.get_signature_runner("serving_default")
-    for details, declared in [(runner.get_input_details(), inputs), (runner.get_output_details(), outputs)]:
-        seen = {name: (numpy.dtype(port["dtype"]), [int(size) for size in port["shape"]]) for name, port in details.items()}
-        expected = {name: (dtype, shape) for name, dtype, shape in declared}
-        require(seen == expected, f"the runtime has {seen}, the file {expected}")
-    return interpreter, runner
+    require(set(interpreter.get_signature_list()) == set(signatures), "the runtime has other signatures")
+    runners = {}
+    for key, (inputs, outputs) in signatures.items():
+        runner = runners[key] = interpreter.get_signature_runner(key)
+        runner._interpreter_wrapper.AllocateTensors(runner._subgraph_index)
+        for details, declared in [(runner.get_input_details(), inputs), (runner.get_output_details(), outputs)]:
+            seen = {name: (numpy.dtype(port["dtype"]), [int(size) for size in port["shape"]]) for name, port in details.items()}
+            expected = {name: (dtype, shape) for name, dtype, shape in declared}
+            require(seen == expected, f"the runtime has {seen}, the file {expected}")
+    return interpreter, runners
 
 
 def partitions(interpreter):
@@ -215,7 +245,10 @@ def partitions(interpreter):
     return {"partitions": len(pieces), "left_out": dict(sorted(left_out.items()))}
 
 
-def run(runner, inputs, inputs_path, outputs_path):
+def run(signatures, runners, key, inputs_path, outputs_path):
+    require(key in signatures or (key is None and len(signatures) == 1), f"which of {list(signatures)}? {key}")
+    key = key or next(iter(signatures))
+    runner, inputs = runners[key], signatures[key][0]
     given = load_file(inputs_path)
     for name, _, _ in inputs:
         require(name in given, f"{inputs_path} has no {name}")
@@ -223,32 +256,36 @@ def run(runner, inputs, inputs_path, outputs_path):
     save_file({name: numpy.ascontiguousarray(value).reshape(value.shape) for name, value in outputs.items()}, outputs_path)
 
 
-def check(path, inputs_path=None, outputs_path=None, count_partitions=False):
+def check(path, count_partitions=False):
+    """What a file holds, the ports of its signatures, and their runners."""
     with open(path, "rb") as file:
         content = file.read()
     require(content[4:8] == b"TFL3", "no TFLite file")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    require(model.version == 3 and len(model.subgraphs) == 1, "another version, or several graphs")
+    require(model.version == 3 and model.subgraphs, "another version, or no graph")
     require(text(model.description).startswith("snapc "), "no producer")
-    graph = model.subgraphs[0]
+    graphs = model.subgraphs
     length = check_buffers(model, content)
     check_alignment(content)
-    check_tensors(model, graph)
-    facts = check_metadata(model, check_operators(model, graph))
-    inputs, outputs = ports(model, graph)
-    interpreter, runner = open_runner(path, inputs, outputs)
+    codes = check_codes(model)
+    for graph in graphs:
+        check_tensors(model, graph)
+    check_use(model)
+    facts = check_metadata(model, max(check_operators(codes, graph) for graph in graphs))
+    signatures = check_signatures(model)
+    interpreter, runners = open_runners(path, signatures)
     found = {
-        "operators": len(graph.operators),
-        "tensors": len(graph.tensors),
+        "signatures": list(signatures),
+        "operators": sum(len(graph.operators) for graph in graphs),
+        "tensors": sum(len(graph.tensors) for graph in graphs),
         "flatbuffer_bytes": length,
         "bytes": len(content),
         "facts": facts,
     }
     if count_partitions:
+        require(len(graphs) == 1, "the runtime counts the pieces of the first signature only")
         found.update(partitions(interpreter))
-    if inputs_path:
-        run(runner, inputs, inputs_path, outputs_path)
-    return found
+    return found, signatures, runners
 
 
 def number(content, at, size=4, signed=False):
@@ -265,28 +302,41 @@ def field(table, slot):
 def damages(content):
     """What can be done to a file, by name: where, and the bytes that stand there then."""
     model = schema.Model.GetRootAs(content, 0)
-    graph, signature = model.Subgraphs(0), model.SignatureDefs(0)
-    code, operator, last = model.OperatorCodes(0), graph.Operators(0), graph.Operators(graph.OperatorsLength() - 1)
-    runtime = model.Buffers(model.Metadata(0).Buffer())
-    text_at = lambda table, slot: table._tab.Indirect(field(table, slot)) + 4
+    code, runtime = model.OperatorCodes(0), model.Buffers(model.Metadata(0).Buffer())
     found = {
         "identifier": (4, b"X"),
         "schema_version": (field(model, 0), b"\x04"),
         "version": (field(code, 2), b"\x63"),
         "code": (field(code, 3), bytes([number(content, field(code, 3)) ^ 1])),
-        "options": (field(operator, 3), b"\x7e") if operator._tab.Offset(10) else (field(code, 2), b"\x62"),
+        "runtime": (runtime._tab.Vector(runtime._tab.Offset(4)), b"9"),
+        "graphs": (model._tab.Vector(model._tab.Offset(8)) - 4, (model.SubgraphsLength() - 1).to_bytes(4, "little")),
+        "signatures": (model._tab.Vector(model._tab.Offset(18)) - 4, (model.SignatureDefsLength() - 1).to_bytes(4, "little")),
+    }
+    for index in range(model.SubgraphsLength()):
+        graph, signature = model.Subgraphs(index), model.SignatureDefs(index)
+        found.update({f"{name} of graph {index}": damage for name, damage in damages_of(graph, signature, index).items()})
+    outside = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).Offset()]
+    if outside:
+        found["offset"] = (field(outside[-1], 1), bytes([content[field(outside[-1], 1)] ^ 1]))
+        found["size"] = (field(outside[-1], 2), bytes([content[field(outside[-1], 2)] ^ 4]))
+    return found
+
+
+def damages_of(graph, signature, index):
+    """What can be done to one graph and its signature."""
+    operator, last = graph.Operators(0), graph.Operators(graph.OperatorsLength() - 1)
+    text_at = lambda table, slot: table._tab.Indirect(field(table, slot)) + 4
+    found = {
         "operand": (operator._tab.Vector(operator._tab.Offset(6)), (graph.TensorsLength() - 1).to_bytes(4, "little")),
         "result": (last._tab.Vector(last._tab.Offset(8)), b"\x00\x00\x00\x00"),
         "rank": (field(graph.Tensors(0), 8), b"\x00"),
         "type": (field(graph.Tensors(0), 1), b"\x04"),
         "signature_key": (text_at(signature, 2), b"S"),
+        "signature_graph": (field(signature, 4), bytes([index + 1])),
         "signature_tensor": (field(signature.Outputs(0), 1), b"\xfe\xff\x00\x00"),
-        "runtime": (runtime._tab.Vector(runtime._tab.Offset(4)), b"9"),
     }
-    outside = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).Offset()]
-    if outside:
-        found["offset"] = (field(outside[-1], 1), bytes([content[field(outside[-1], 1)] ^ 1]))
-        found["size"] = (field(outside[-1], 2), bytes([content[field(outside[-1], 2)] ^ 4]))
+    if operator._tab.Offset(10):
+        found["options"] = (field(operator, 3), b"\x7e")
     return found
 
 
@@ -314,6 +364,7 @@ def main():
     parser.add_argument("files", nargs="*", metavar="FILE")
     parser.add_argument("--run", metavar="INPUTS", help="a safetensors file of inputs to run the model on")
     parser.add_argument("--out", metavar="OUTPUTS", help="where the outputs go")
+    parser.add_argument("--signature", metavar="KEY", help="which signature to run, of a file with several")
     parser.add_argument("--jobs", metavar="FILE", help="a JSON list of artifacts to check and run")
     parser.add_argument("--partitions", action="store_true", help="say how many pieces the delegate makes of each graph")
     parser.add_argument("--self-test", action="store_true", help="damage copies of the files; each fault must be found")
@@ -322,14 +373,22 @@ def main():
         parser.error("--run and --out belong together, with one file")
     if bool(args.jobs) == bool(args.files):
         parser.error("give files or --jobs")
-    jobs = [(file, args.run, args.out) for file in args.files]
+    jobs = [(file, args.signature, args.run, args.out) for file in args.files]
     if args.jobs:
         with open(args.jobs, encoding="utf-8") as file:
-            jobs = [(job["artifact"], job["inputs"], job["outputs"]) for job in json.load(file)]
-    failed = False
-    for path, inputs, outputs in jobs:
+            jobs = [(job["artifact"], job.get("signature"), job["inputs"], job["outputs"]) for job in json.load(file)]
+    failed, last = False, None
+    for path, signature, inputs, outputs in jobs:
         try:
-            found = self_test(path) if args.self_test else check(path, inputs, outputs, args.partitions)
+            if args.self_test:
+                found = self_test(path)
+            else:
+                # Jobs of one file follow each other: it is checked once.
+                if last is None or last[0] != path:
+                    last = path, check(path, args.partitions)
+                found, signatures, runners = last[1]
+                if inputs:
+                    run(signatures, runners, signature, inputs, outputs)
             line = {"ok": True, **found}
         except Exception as fault:  # The packages raise many kinds: each is a fault of the file.
             failed = True

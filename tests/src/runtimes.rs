@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use serde::Serialize;
+use serde_json::Value;
 use snapc_driver::Target;
 use snapc_weights::Tensor;
 
@@ -66,14 +67,39 @@ pub fn python() -> &'static Path {
 
 /// Checks and runs artifacts in their target's own software; the outputs of each by name.
 pub fn run(target: Target, jobs: &[Job]) -> Vec<BTreeMap<String, Tensor>> {
+    run_listed(target, &serde_json::to_value(jobs).unwrap());
+    jobs.iter().map(|job| tensors(&job.outputs)).collect()
+}
+
+/// The same of files with several signatures, each job of one of them.
+pub fn run_signatures(target: Target, jobs: &[(Job, String)]) -> Vec<BTreeMap<String, Tensor>> {
+    let named = jobs.iter().map(|(job, signature)| {
+        let mut value = serde_json::to_value(job).unwrap();
+        value["signature"] = signature.as_str().into();
+        value
+    });
+    run_listed(target, &named.collect());
+    jobs.iter().map(|(job, _)| tensors(&job.outputs)).collect()
+}
+
+/// Checks that a target's script finds every damage of these files.
+pub fn self_test(target: Target, files: &[PathBuf]) {
+    let mut command = Command::new(python());
+    call(command.arg(script(target)).arg("--self-test").args(files), target.name());
+}
+
+fn script(target: Target) -> PathBuf {
     let script = match target {
         Target::CoreMl => "python/coreml_check.py",
         Target::Onnx => "python/onnx_check.py",
         Target::TfLite => "python/tflite_check.py",
     };
+    root().join(script)
+}
+
+fn run_listed(target: Target, jobs: &Value) {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("jobs.json");
-    std::fs::write(&list, serde_json::to_string(jobs).unwrap()).unwrap();
-    call(Command::new(python()).arg(root().join(script)).arg("--jobs").arg(&list), target.name());
-    jobs.iter().map(|job| tensors(&job.outputs)).collect()
+    std::fs::write(&list, jobs.to_string()).unwrap();
+    call(Command::new(python()).arg(script(target)).arg("--jobs").arg(&list), target.name());
 }

@@ -1,12 +1,14 @@
 //! Which weights lie behind the flatbuffer, and where: all offsets follow from the weights' types, so the flatbuffer can be
 //! written before a number is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::path::Path;
 
-use snapc_ir::{DType, Error, Graph, Place, Result, Weight};
+use snapc_ir::{DType, Error, Graph, Place, Result, Source, Weight};
 use snapc_weights::Store;
 
+use crate::file::Signature;
 use crate::schema::{ALIGNMENT, TAIL};
 
 /// Weights of fewer bytes stand in the flatbuffer.
@@ -15,7 +17,9 @@ const FEWEST_BYTES: u64 = 1024;
 /// A run of bytes behind the flatbuffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The weight, by its place in the graph, whose recipe gives the numbers.
+    /// The signature, by its place in the file, whose store has the numbers.
+    signature: usize,
+    /// The weight, by its place in that signature's graph, whose recipe gives the numbers.
     weight: usize,
     /// Where the first byte is, from the end of the flatbuffer on.
     pub offset: u64,
@@ -23,39 +27,51 @@ pub struct Block {
     pub bytes: u64,
 }
 
-/// All blocks of a graph, in the order of the file.
+/// All blocks of a file, in its order.
 pub struct Blocks {
     blocks: Vec<Block>,
-    /// For each weight its block; `None` where it stands in the flatbuffer.
-    of_weight: Vec<Option<usize>>,
+    /// For each weight of each signature its block; `None` where it stands in the flatbuffer.
+    of_weight: Vec<Vec<Option<usize>>>,
     bytes: u64,
+    inline_bytes: u64,
 }
 
 impl Blocks {
-    /// Gives each weight its place. Weights that have the same bytes by their recipes share a block.
-    pub fn new(graph: &Graph) -> Self {
-        let mut placed = Blocks { blocks: Vec::new(), of_weight: Vec::new(), bytes: 0 };
-        let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        for (index, weight) in graph.weights().iter().enumerate() {
-            if is_inline(weight) {
-                placed.of_weight.push(None);
-                continue;
-            }
-            let block = *known.entry(weight.bytes_key()).or_insert_with(|| {
+    /// Gives each weight its place. Weights that have the same bytes by their recipes share a block, those of several signatures too.
+    pub fn new(signatures: &[Signature]) -> Self {
+        let mut placed = Blocks { blocks: Vec::new(), of_weight: Vec::new(), bytes: 0, inline_bytes: 0 };
+        let mut known: BTreeMap<(&Path, String), usize> = BTreeMap::new();
+        let mut inline: BTreeSet<(&Path, String)> = BTreeSet::new();
+        for (number, signature) in signatures.iter().enumerate() {
+            let mut of_weight = Vec::new();
+            let mut own_inline = BTreeSet::new();
+            for (index, weight) in signature.graph.weights().iter().enumerate() {
+                let key = (file_of(weight, signature.store), weight.bytes_key());
                 let bytes = weight.ty().bytes() as u64;
-                let offset = placed.bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
-                placed.bytes = offset.saturating_add(bytes);
-                placed.blocks.push(Block { weight: index, offset, bytes });
-                placed.blocks.len() - 1
-            });
-            placed.of_weight.push(Some(block));
+                if is_inline(weight) {
+                    // Shared with the signatures before, as the emitter does.
+                    placed.inline_bytes += if inline.contains(&key) { 0 } else { bytes };
+                    own_inline.insert(key);
+                    of_weight.push(None);
+                    continue;
+                }
+                let block = *known.entry(key).or_insert_with(|| {
+                    let offset = placed.bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
+                    placed.bytes = offset.saturating_add(bytes);
+                    placed.blocks.push(Block { signature: number, weight: index, offset, bytes });
+                    placed.blocks.len() - 1
+                });
+                of_weight.push(Some(block));
+            }
+            inline.append(&mut own_inline);
+            placed.of_weight.push(of_weight);
         }
         placed
     }
 
-    /// The number of a weight's block; `None` where it stands in the flatbuffer.
-    pub fn of_weight(&self, weight: usize) -> Option<usize> {
-        self.of_weight.get(weight).copied().flatten()
+    /// The number of the block of a signature's weight; `None` where it stands in the flatbuffer.
+    pub fn of_weight(&self, signature: usize, weight: usize) -> Option<usize> {
+        self.of_weight.get(signature).and_then(|blocks| blocks.get(weight)).copied().flatten()
     }
 
     /// All blocks.
@@ -63,9 +79,14 @@ impl Blocks {
         &self.blocks
     }
 
-    /// Bytes from the end of the flatbuffer to the end of the last block.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Bytes of all weights that stand in the flatbuffer.
+    pub fn inline_bytes(&self) -> u64 {
+        self.inline_bytes
+    }
+
+    /// Bytes of all weights, shared ones once.
+    pub fn weight_bytes(&self) -> u64 {
+        self.inline_bytes + self.blocks.iter().map(|block| block.bytes).sum::<u64>()
     }
 
     /// Writes one block after the other with zeros between, and zeros at the end. `progress` is told the bytes of weights
@@ -75,8 +96,7 @@ impl Blocks {
     /// If a weight cannot be read, or what `failed` makes of a failed write.
     pub fn write(
         &self,
-        graph: &Graph,
-        store: &Store,
+        signatures: &[Signature],
         file: &mut dyn Write,
         failed: &dyn Fn(std::io::Error) -> Error,
         progress: &mut dyn FnMut(u64),
@@ -84,6 +104,7 @@ impl Blocks {
         const ZEROS: [u8; (ALIGNMENT + TAIL) as usize] = [0; (ALIGNMENT + TAIL) as usize];
         let mut end = 0;
         for block in &self.blocks {
+            let Signature { graph, store, .. } = &signatures[block.signature];
             let weight = &graph.weights()[block.weight];
             file.write_all(&ZEROS[..(block.offset - end) as usize]).map_err(failed)?;
             let mut written = 0;
@@ -107,7 +128,17 @@ fn is_inline(weight: &Weight) -> bool {
     (weight.ty().bytes() as u64) < FEWEST_BYTES && weight.dtype != DType::I32
 }
 
-/// Bytes of all weights that stand in the flatbuffer.
+/// The file of the tensor that a recipe starts from; an empty path where it starts from none. Each part has a checkpoint of its own,
+/// in which names of tensors may be those of another part.
+fn file_of<'a>(weight: &Weight, store: &'a Store) -> &'a Path {
+    let region = match &weight.source {
+        Source::Tensor { name, .. } => store.region(name),
+        Source::Inline { .. } | Source::Table(_) => None,
+    };
+    region.map_or(Path::new(""), |region| store.path(region))
+}
+
+/// Bytes of all weights of a graph that stand in the flatbuffer.
 pub fn inline_bytes(graph: &Graph) -> u64 {
     graph.weights().iter().filter(|weight| is_inline(weight)).map(|weight| weight.ty().bytes() as u64).sum()
 }

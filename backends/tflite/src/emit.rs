@@ -2,28 +2,47 @@
 
 use std::collections::BTreeMap;
 
-use snapc_backend::{Names, Part};
+use snapc_backend::Names;
 use snapc_ir::ops::{Cast, Conv2d, GeluForm, Op, Slice, Split};
 use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Result, TensorType, ValueId, Weight};
 use snapc_weights::Store;
 
 use crate::blocks::Blocks;
-use crate::pack::{Buffer, Field, Model, Operator, Options, Tensor};
+use crate::file::Signature;
+use crate::pack::{Buffer, Field, Model, Operator, Options, Subgraph, Tensor};
 use crate::schema::{
     self, ABSENT, BUFFER_LOCATION, Builtin, MIN_RUNTIME, OUTSIDE_RUNTIME, padding, slot, tensor_type,
 };
 
-/// The model of a part. Reads the weights that stand in the flatbuffer, no others.
+/// The model of a file. Reads the weights that stand in the flatbuffer, no others.
 ///
 /// # Errors
 /// If such a weight cannot be read.
-pub fn model(part: &Part, blocks: &Blocks) -> Result<Model> {
-    let graph: &Graph = part.graph;
-    let mut emitter = Emitter::new(graph, blocks)?;
+pub fn model(signatures: &[Signature], facts: &[(String, String)], blocks: &Blocks) -> Result<Model> {
+    let mut buffers = Buffers::new(blocks.all().len());
+    let mut subgraphs = Vec::new();
+    for (number, signature) in signatures.iter().enumerate() {
+        let of_weight = |weight| blocks.of_weight(number, weight);
+        subgraphs.push(subgraph(signature, &of_weight, &mut buffers)?);
+        buffers.end_graph();
+    }
+    let description = format!("snapc {}", env!("CARGO_PKG_VERSION"));
+    let mut model = Model { description, subgraphs, buffers: buffers.all, metadata: Vec::new() };
+    metadata(&mut model, facts, !blocks.all().is_empty());
+    Ok(model)
+}
+
+fn subgraph(
+    signature: &Signature,
+    block: &dyn Fn(usize) -> Option<usize>,
+    buffers: &mut Buffers,
+) -> Result<Subgraph> {
+    let graph: &Graph = signature.graph;
+    let mut emitter = Emitter::new(&signature.key, graph, buffers)?;
     for (index, value) in graph.values().iter().enumerate() {
         if let Def::Weight(id) = value.def {
             let weight = graph.weight(id);
-            let tensor = emitter.weight(weight, blocks.of_weight(id.index()), part.store);
+            let tensor = emitter.weight(weight, block(id.index()), signature.store);
             emitter.tensors[index] = Some(tensor.at(|| Place::Tensor(weight.name.clone()))?);
         }
     }
@@ -31,45 +50,77 @@ pub fn model(part: &Part, blocks: &Blocks) -> Result<Model> {
         emitter.node(node).at(|| Place::Node(node.scope.clone()))?;
     }
     emitter.outputs()?;
-    emitter.metadata(part, !blocks.all().is_empty());
-    Ok(emitter.model)
+    Ok(emitter.subgraph)
+}
+
+/// The buffers of a file: the one of all tensors that have no numbers of their own, the blocks in their order, then what stands in
+/// the flatbuffer.
+struct Buffers {
+    all: Vec<Buffer>,
+    /// What the graphs before this one have in the flatbuffer: this one shares it.
+    earlier: BTreeMap<Vec<u8>, u32>,
+    /// The first buffer of this graph.
+    start: usize,
+}
+
+impl Buffers {
+    fn new(blocks: usize) -> Self {
+        let all: Vec<Buffer> = std::iter::once(Buffer::Empty).chain((0..blocks).map(Buffer::Block)).collect();
+        Buffers { start: all.len(), all, earlier: BTreeMap::new() }
+    }
+
+    fn inline(&mut self, bytes: Vec<u8>) -> u32 {
+        self.earlier.get(&bytes).copied().unwrap_or_else(|| push_inline(&mut self.all, bytes))
+    }
+
+    fn end_graph(&mut self) {
+        for (number, buffer) in self.all.iter().enumerate().skip(self.start) {
+            if let Buffer::Inline(bytes) = buffer {
+                self.earlier.entry(bytes.clone()).or_insert(number as u32);
+            }
+        }
+        self.start = self.all.len();
+    }
+}
+
+fn push_inline(buffers: &mut Vec<Buffer>, bytes: Vec<u8>) -> u32 {
+    buffers.push(Buffer::Inline(bytes));
+    buffers.len() as u32 - 1
 }
 
 struct Emitter<'a> {
     graph: &'a Graph,
+    buffers: &'a mut Buffers,
     /// The tensor of each value that is made so far.
     tensors: Vec<Option<i32>>,
     names: Names,
     /// Tensors of the integers that are attributes in the IR and operands in TFLite, by sizes and values.
     constants: BTreeMap<(Vec<usize>, Vec<i32>), i32>,
-    model: Model,
+    subgraph: Subgraph,
 }
 
 impl<'a> Emitter<'a> {
-    fn new(graph: &'a Graph, blocks: &Blocks) -> Result<Self> {
-        let model = Model {
+    fn new(key: &str, graph: &'a Graph, buffers: &'a mut Buffers) -> Result<Self> {
+        let subgraph = Subgraph {
+            key: key.to_string(),
             name: graph.name().to_string(),
-            description: format!("snapc {}", env!("CARGO_PKG_VERSION")),
             tensors: Vec::new(),
             operators: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            // The first is the one of all tensors that have no numbers of their own; then come the blocks in their order.
-            buffers: vec![Buffer::Empty],
-            metadata: Vec::new(),
         };
         let mut emitter = Emitter {
             graph,
+            buffers,
             tensors: vec![None; graph.values().len()],
             names: Names::default(),
             constants: BTreeMap::new(),
-            model,
+            subgraph,
         };
-        emitter.model.buffers.extend((0..blocks.all().len()).map(Buffer::Block));
         for port in graph.inputs() {
             let tensor = emitter.tensor(&port.name, graph.ty(port.value), 0)?;
             emitter.tensors[port.value.index()] = Some(tensor);
-            emitter.model.inputs.push((port.name.clone(), tensor));
+            emitter.subgraph.inputs.push((port.name.clone(), tensor));
         }
         Ok(emitter)
     }
@@ -78,13 +129,8 @@ impl<'a> Emitter<'a> {
     fn tensor(&mut self, name: &str, ty: &TensorType, buffer: u32) -> Result<i32> {
         let (kind, shape) = (tensor_type_of(ty.dtype)?, sizes(&ty.shape)?);
         let name = self.names.unique(name);
-        self.model.tensors.push(Tensor { name, kind, shape, buffer });
-        size(self.model.tensors.len() - 1)
-    }
-
-    fn inline(&mut self, bytes: Vec<u8>) -> u32 {
-        self.model.buffers.push(Buffer::Inline(bytes));
-        self.model.buffers.len() as u32 - 1
+        self.subgraph.tensors.push(Tensor { name, kind, shape, buffer });
+        size(self.subgraph.tensors.len() - 1)
     }
 
     fn weight(&mut self, weight: &Weight, block: Option<usize>, store: &Store) -> Result<i32> {
@@ -96,7 +142,7 @@ impl<'a> Emitter<'a> {
                     raw.extend_from_slice(bytes);
                     Ok(())
                 })?;
-                self.inline(raw)
+                self.buffers.inline(raw)
             }
         };
         self.tensor(&weight.name, &weight.ty(), buffer)
@@ -110,7 +156,7 @@ impl<'a> Emitter<'a> {
             return Ok(tensor);
         }
         let bytes = key.1.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let buffer = self.inline(bytes);
+        let buffer = self.buffers.inline(bytes);
         let name = key.1.iter().fold(kind.to_string(), |name, value| format!("{name}.{value}"));
         let tensor = self.tensor(&name, &TensorType::new(DType::I32, shape), buffer)?;
         self.constants.insert(key, tensor);
@@ -150,7 +196,7 @@ impl<'a> Emitter<'a> {
             self.tensors[id.index()] = Some(tensor);
             outputs.push(tensor);
         }
-        self.model.operators.push(Operator { builtin, inputs, outputs, options });
+        self.subgraph.operators.push(Operator { builtin, inputs, outputs, options });
         Ok(())
     }
 
@@ -218,7 +264,7 @@ impl<'a> Emitter<'a> {
             let padded = self.tensor(&Self::name(node, "pad"), &x.with_shape(shape), 0)?;
             let operands = vec![inputs[0], sides];
             let options = Vec::new();
-            self.model.operators.push(Operator {
+            self.subgraph.operators.push(Operator {
                 builtin: schema::PAD,
                 inputs: operands,
                 outputs: vec![padded],
@@ -277,29 +323,30 @@ impl<'a> Emitter<'a> {
                 let (inputs, options) = self.reshape(tensor, &ty.shape)?;
                 tensor = self.tensor(&port.name, ty, 0)?;
                 let outputs = vec![tensor];
-                self.model.operators.push(Operator { builtin: schema::RESHAPE, inputs, outputs, options });
+                self.subgraph.operators.push(Operator { builtin: schema::RESHAPE, inputs, outputs, options });
             }
             taken.push(port.value);
-            self.model.outputs.push((port.name.clone(), tensor));
+            self.subgraph.outputs.push((port.name.clone(), tensor));
         }
         Ok(())
     }
+}
 
-    fn metadata(&mut self, part: &Part, outside: bool) {
-        let versions = self.model.operators.iter().map(|operator| operator.builtin.runtime);
-        let [major, minor] = versions.chain(outside.then_some(OUTSIDE_RUNTIME)).max().unwrap_or_default();
-        let mut runtime = format!("{major}.{minor}.0").into_bytes();
-        runtime.resize(16, 0);
-        let mut entries = vec![(MIN_RUNTIME.to_string(), runtime)];
-        if outside {
-            let (key, value) = BUFFER_LOCATION;
-            entries.push((key.to_string(), value.as_bytes().to_vec()));
-        }
-        entries.extend(part.facts.iter().map(|(key, value)| (key.clone(), value.as_bytes().to_vec())));
-        for (key, value) in entries {
-            let buffer = self.inline(value);
-            self.model.metadata.push((key, buffer));
-        }
+fn metadata(model: &mut Model, facts: &[(String, String)], outside: bool) {
+    let operators = model.subgraphs.iter().flat_map(|subgraph| &subgraph.operators);
+    let versions = operators.map(|operator| operator.builtin.runtime);
+    let [major, minor] = versions.chain(outside.then_some(OUTSIDE_RUNTIME)).max().unwrap_or_default();
+    let mut runtime = format!("{major}.{minor}.0").into_bytes();
+    runtime.resize(16, 0);
+    let mut entries = vec![(MIN_RUNTIME.to_string(), runtime)];
+    if outside {
+        let (key, value) = BUFFER_LOCATION;
+        entries.push((key.to_string(), value.as_bytes().to_vec()));
+    }
+    entries.extend(facts.iter().map(|(key, value)| (key.clone(), value.as_bytes().to_vec())));
+    for (key, value) in entries {
+        let buffer = push_inline(&mut model.buffers, value);
+        model.metadata.push((key, buffer));
     }
 }
 

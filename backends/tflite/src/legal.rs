@@ -4,7 +4,7 @@ use snapc_backend::Native;
 use snapc_ir::ops::{GeluForm, Layout, Op};
 use snapc_ir::{DType, Def, Error, Graph, Place, Result, TensorType, shape_text};
 
-use crate::blocks::{Blocks, inline_bytes};
+use crate::blocks::inline_bytes;
 use crate::pack::LONGEST;
 
 /// XNNPACK takes six; GPUs take four in most operators.
@@ -82,18 +82,25 @@ pub fn check(graph: &Graph) -> Result<()> {
     for value in graph.values() {
         check_type(&value.ty).map_err(|error| error.at(place(graph, value.def)))?;
     }
-    let bytes = Blocks::new(graph).bytes();
+    check_file(&[graph])
+}
+
+/// Checks what graphs take in one file against the limits of the format.
+pub fn check_file(graphs: &[&Graph]) -> Result<()> {
+    let bytes = graphs.iter().fold(0u64, |sum, graph| sum.saturating_add(graph.weight_bytes()));
     if i64::try_from(bytes).is_err() {
         return Err(Error::limit(format!("the weights have {bytes} bytes; offsets end at 2^63")));
     }
-    let length = longest_flatbuffer(graph);
-    if length > LONGEST {
-        return Err(Error::limit(format!(
-            "the graph alone would take up to {length} bytes; a flatbuffer ends at 2 GiB"
-        ))
-        .help("the graph has too many nodes or small weights: compile a smaller one"));
+    let length = graphs.iter().fold(0u64, |sum, graph| sum.saturating_add(longest_flatbuffer(graph)));
+    if length <= LONGEST {
+        return Ok(());
     }
-    Ok(())
+    let (what, help) = match graphs.len() {
+        1 => ("graph alone", "the graph has too many nodes or small weights: compile a smaller one"),
+        _ => ("graphs alone", "compile fewer sizes or parts into one file, or without --one-file"),
+    };
+    Err(Error::limit(format!("the {what} would take up to {length} bytes; a flatbuffer ends at 2 GiB"))
+        .help(help))
 }
 
 /// More bytes than the flatbuffer of the graph will have.

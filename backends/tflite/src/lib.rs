@@ -1,4 +1,5 @@
-//! Writes a part as TFLite (LiteRT): one file, builtin operators alone, one signature with the graph's names.
+//! Writes a part as TFLite (LiteRT): one file, builtin operators alone, one signature with the graph's names. Or several parts or
+//! sizes as signatures of one file ([`ModelFile`]), a subgraph each, which share weights.
 //!
 //! The file is a flatbuffer with the graph and small constants, and behind it all other weights, which buffers name by offset and
 //! size. So nothing but disk limits their size. A tensor that an operator makes is named `SCOPE/OP`, `SCOPE` being the node's path
@@ -6,6 +7,7 @@
 
 mod blocks;
 mod emit;
+mod file;
 mod legal;
 mod maps;
 mod pack;
@@ -13,16 +15,16 @@ mod read;
 mod rules;
 mod schema;
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
-use crate::blocks::Blocks;
+pub use crate::file::{ModelFile, Signature};
+pub use crate::read::{ReadSignature, read_signature, read_signatures};
+pub use crate::schema::SIGNATURE as ONLY_SIGNATURE;
 
 /// The writer of `.tflite` files.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,17 +60,12 @@ impl Backend for TfLite {
     }
 
     fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let blocks = Blocks::new(part.graph);
-        let model = emit::model(part, &blocks)?;
-        let failed = |error: std::io::Error| Error::io("write", path, &error);
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-        file.write_all(&pack::pack(&model, &blocks)).map_err(failed)?;
-        progress(blocks::inline_bytes(part.graph));
-        blocks.write(part.graph, part.store, &mut file, &failed, progress)?;
-        file.flush().map_err(failed)
+        let &Part { graph, store, facts } = part;
+        let signatures = [Signature { key: schema::SIGNATURE.to_string(), graph, store }];
+        ModelFile::new(&signatures, facts)?.write(path, progress)
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {
-        read::read(path)
+        read::read_only(path)
     }
 }

@@ -8,7 +8,7 @@ use flatbuffers::{
 };
 
 use crate::blocks::Blocks;
-use crate::schema::{ALIGNMENT, Builtin, FILE_IDENTIFIER, SIGNATURE, VERSION, slot};
+use crate::schema::{ALIGNMENT, Builtin, FILE_IDENTIFIER, VERSION, slot};
 
 /// A field of an operator's options.
 #[derive(Clone, Debug)]
@@ -50,16 +50,24 @@ pub enum Buffer {
     Block(usize),
 }
 
-/// A model of one graph.
+/// A graph, and the signature that runs it.
 #[derive(Clone, Debug)]
-pub struct Model {
+pub struct Subgraph {
+    /// The signature's key.
+    pub key: String,
     pub name: String,
-    pub description: String,
     pub tensors: Vec<Tensor>,
     pub operators: Vec<Operator>,
     /// The names of the signature, each with its tensor.
     pub inputs: Vec<(String, i32)>,
     pub outputs: Vec<(String, i32)>,
+}
+
+/// A model of one graph or more over one list of buffers.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub description: String,
+    pub subgraphs: Vec<Subgraph>,
     pub buffers: Vec<Buffer>,
     /// Key and buffer.
     pub metadata: Vec<(String, u32)>,
@@ -144,17 +152,21 @@ impl Packer {
 
     fn model(&mut self, model: &Model, buffers: Tables) -> Table {
         let mut codes: Vec<&Builtin> = Vec::new();
-        for operator in &model.operators {
+        for operator in model.subgraphs.iter().flat_map(|subgraph| &subgraph.operators) {
             if !codes.contains(&operator.builtin) {
                 codes.push(operator.builtin);
             }
         }
         let operator_codes: Vec<Table> = codes.iter().map(|code| self.operator_code(code)).collect();
         let operator_codes = self.builder.create_vector(&operator_codes);
-        let subgraph = self.subgraph(model, &codes);
-        let subgraphs = self.builder.create_vector(&[subgraph]);
-        let signature = self.signature(model);
-        let signatures = self.builder.create_vector(&[signature]);
+        let subgraphs: Vec<Table> =
+            model.subgraphs.iter().map(|subgraph| self.subgraph(subgraph, &codes)).collect();
+        let subgraphs = self.builder.create_vector(&subgraphs);
+        let signatures: Vec<Table> = (0u32..)
+            .zip(&model.subgraphs)
+            .map(|(number, subgraph)| self.signature(number, subgraph))
+            .collect();
+        let signatures = self.builder.create_vector(&signatures);
         let metadata: Vec<Table> =
             model.metadata.iter().map(|(name, buffer)| self.metadata(name, *buffer)).collect();
         let metadata = self.builder.create_vector(&metadata);
@@ -180,16 +192,16 @@ impl Packer {
         self.builder.end_table(start)
     }
 
-    fn subgraph(&mut self, model: &Model, codes: &[&Builtin]) -> Table {
-        let tensors: Vec<Table> = model.tensors.iter().map(|tensor| self.tensor(tensor)).collect();
+    fn subgraph(&mut self, subgraph: &Subgraph, codes: &[&Builtin]) -> Table {
+        let tensors: Vec<Table> = subgraph.tensors.iter().map(|tensor| self.tensor(tensor)).collect();
         let tensors = self.builder.create_vector(&tensors);
         let operators: Vec<Table> =
-            model.operators.iter().map(|operator| self.operator(operator, codes)).collect();
+            subgraph.operators.iter().map(|operator| self.operator(operator, codes)).collect();
         let operators = self.builder.create_vector(&operators);
         let numbers = |ports: &[(String, i32)]| ports.iter().map(|port| port.1).collect::<Vec<i32>>();
-        let inputs = self.builder.create_vector(&numbers(&model.inputs));
-        let outputs = self.builder.create_vector(&numbers(&model.outputs));
-        let name = self.builder.create_string(&model.name);
+        let inputs = self.builder.create_vector(&numbers(&subgraph.inputs));
+        let outputs = self.builder.create_vector(&numbers(&subgraph.outputs));
+        let name = self.builder.create_string(&subgraph.name);
         let start = self.builder.start_table();
         self.builder.push_slot_always(field(slot::subgraph::NAME), name);
         self.builder.push_slot_always(field(slot::subgraph::OPERATORS), operators);
@@ -252,14 +264,14 @@ impl Packer {
         self.builder.end_table(start)
     }
 
-    fn signature(&mut self, model: &Model) -> Table {
-        let inputs: Vec<Table> = model.inputs.iter().map(|port| self.tensor_map(port)).collect();
+    fn signature(&mut self, number: u32, subgraph: &Subgraph) -> Table {
+        let inputs: Vec<Table> = subgraph.inputs.iter().map(|port| self.tensor_map(port)).collect();
         let inputs = self.builder.create_vector(&inputs);
-        let outputs: Vec<Table> = model.outputs.iter().map(|port| self.tensor_map(port)).collect();
+        let outputs: Vec<Table> = subgraph.outputs.iter().map(|port| self.tensor_map(port)).collect();
         let outputs = self.builder.create_vector(&outputs);
-        let key = self.builder.create_string(SIGNATURE);
+        let key = self.builder.create_string(&subgraph.key);
         let start = self.builder.start_table();
-        self.builder.push_slot_always(field(slot::signature::SUBGRAPH), 0u32);
+        self.builder.push_slot_always(field(slot::signature::SUBGRAPH), number);
         self.builder.push_slot_always(field(slot::signature::KEY), key);
         self.builder.push_slot_always(field(slot::signature::OUTPUTS), outputs);
         self.builder.push_slot_always(field(slot::signature::INPUTS), inputs);

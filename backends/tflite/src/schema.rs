@@ -8,7 +8,7 @@ pub const FILE_IDENTIFIER: &str = "TFL3";
 /// `Model.version`.
 pub const VERSION: u32 = 3;
 
-/// The one signature's key, by TensorFlow's custom.
+/// The key of the signature of a file that has one, by TensorFlow's custom.
 pub const SIGNATURE: &str = "serving_default";
 
 /// An optional operand that is not given, in `Operator.inputs`.

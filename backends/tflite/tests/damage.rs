@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Case, case, cases, inputs, texts};
 use snapc_backend::{Backend, Part, legalize};
-use snapc_tflite::TfLite;
+use snapc_tflite::{ModelFile, Signature, TfLite, read_signature, read_signatures};
 
 struct Written {
     _folder: tempfile::TempDir,
@@ -25,6 +25,37 @@ fn written(case: &Case) -> Written {
     let part = Part { graph: &legal, store: &case.store, facts: &facts };
     TfLite.write(&part, &path, &mut |_| {}).unwrap();
     assert!(!inputs(&case.graph).is_empty());
+    let bytes = std::fs::read(&path).unwrap();
+    Written { _folder: folder, path, bytes }
+}
+
+/// Two graphs in one file, the first of them twice.
+fn several() -> Written {
+    let first = r"
+        input %x: f32[2, 20]
+        weight @w: f32[30, 20] = tensor f32[30, 20]
+        weight @v: f32[20, 30] = tensor f32[20, 30]
+        %0 = linear %x, @w : f32[2, 30]
+        %1 = linear %0, @v : f32[2, 20]
+        output y %1
+    ";
+    let second = r"
+        input %x: f32[3, 9]
+        %0 = softmax %x : f32[3, 9]
+        output y %0
+    ";
+    let (first, second) = (case("layers", first), case("softmax", second));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part.tflite");
+    let graphs = [&first, &second].map(|case| legalize(&case.graph, &TfLite).unwrap());
+    let signature = |key: &str, graph, store| Signature { key: key.to_string(), graph, store };
+    let signatures = [
+        signature("layers_1", &graphs[0], &first.store),
+        signature("layers_2", &graphs[0], &first.store),
+        signature("softmax", &graphs[1], &second.store),
+    ];
+    let facts = [("snapc.version".to_string(), "1".to_string())];
+    ModelFile::new(&signatures, &facts).unwrap().write(&path, &mut |_| {}).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     Written { _folder: folder, path, bytes }
 }
@@ -148,6 +179,85 @@ fn what_is_not_as_it_must_be_is_named() {
         let error = read_error(&written.path, &bytes);
         assert!(error.contains(words), "{name}, {path:?}, {new:?}: {error}");
         assert!(error.contains("part.tflite"), "no file is named: {error}");
+    }
+}
+
+const fn subgraph(index: usize) -> Step {
+    (2, Some(index))
+}
+const fn signature(index: usize) -> Step {
+    (7, Some(index))
+}
+
+/// Faults of a file with several signatures: where, the bytes that stand there then, words of the error.
+const FAULTS_OF_SEVERAL: &[(&[Step], &[u8], &str)] = &[
+    (&[signature(1), field(4)], &[0], "the signature is layers_2 of subgraph 0, which is layers of number 1"),
+    (&[signature(2), field(4)], &[9], "of subgraph 9"),
+    (&[signature(2), (0, Some(0)), field(1)], &[1], "names other tensors"),
+    (&[subgraph(1), operator(0), (1, Some(0))], &[90], "no tensor 90"),
+    (&[subgraph(1), operator(0), (1, Some(0))], &[90], "at signature layers_2"),
+    (&[subgraph(2), operator(0), OPTIONS, field(0)], &[0, 0, 0, 0x40], "a beta of 2"),
+    (&[subgraph(2), operator(0), OPTIONS, field(0)], &[0, 0, 0, 0x40], "at signature softmax"),
+    (&[subgraph(2), operator(0), field(0)], &[9], "no operator code 9"),
+    (&[subgraph(1), tensor(1), (0, Some(0))], &[5], "w has 2400 bytes"),
+    (&[subgraph(1), tensor(1), field(2)], &[3], "w has 16 bytes"),
+    (&[subgraph(2), tensor(0), field(8)], &[0], "no fixed number of axes"),
+    (&[buffer(1), field(2)], &[0xff, 0xff, 0xff], "share some of their bytes"),
+];
+
+#[test]
+fn each_signature_is_checked() {
+    let written = several();
+    let whole = read_error(&written.path, &written.bytes);
+    assert!(whole.contains("the signatures are layers_1, layers_2, softmax, expected serving_default alone"));
+    for &(path, new, words) in FAULTS_OF_SEVERAL {
+        let (_, at) = find(&written.bytes, path);
+        let mut bytes = written.bytes.clone();
+        bytes[at..at + new.len()].copy_from_slice(new);
+        std::fs::write(&written.path, &bytes).unwrap();
+        // Whichever of them is asked for.
+        for key in ["layers_1", "layers_2", "softmax"] {
+            let error = read_signature(&written.path, key).err().unwrap().to_string();
+            assert!(error.contains(words) && error.contains("part.tflite"), "{path:?}, {new:?}: {error}");
+        }
+    }
+    // The text of a key, and how many signatures there are.
+    let texts: [(&[u8], &[u8], &str); 3] = [
+        (b"layers_2\0", b"layers_1\0", "two signatures are layers_1"),
+        (b"layers_2\0", b"leyers_2\0", "the signature is leyers_2"),
+        (b"layers_2\0", b"layers42\0", "the signature is layers42"),
+    ];
+    for (old, new, words) in texts {
+        let at = written.bytes.windows(old.len()).position(|window| window == old).unwrap();
+        let mut bytes = written.bytes.clone();
+        bytes[at..at + new.len()].copy_from_slice(new);
+        let error = read_error(&written.path, &bytes);
+        assert!(error.contains(words), "{error}");
+    }
+    for (list, words) in [(2, "3 signatures and 2 subgraphs"), (7, "2 signatures and 3 subgraphs")] {
+        let (_, first) = find(&written.bytes, &[(list, Some(0))]);
+        let mut bytes = written.bytes.clone();
+        bytes[first - 4] = 2;
+        let error = read_error(&written.path, &bytes);
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn several_signatures_cut_off_or_damaged_never_panic() {
+    let written = several();
+    let flatbuffer = written.bytes.len() - 2 * 2400 - 16;
+    for length in (0..flatbuffer).filter(|length| length % 97 == 0) {
+        std::fs::write(&written.path, &written.bytes[..length]).unwrap();
+        assert!(read_signatures(&written.path).is_err(), "{length}");
+    }
+    let mut state = 3u64;
+    for _ in 0..400 {
+        let mut bytes = written.bytes.clone();
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes[(state >> 33) as usize % flatbuffer] = [0, 0xff, 1][(state >> 20) as usize % 3];
+        std::fs::write(&written.path, &bytes).unwrap();
+        let _ = read_signatures(&written.path);
     }
 }
 

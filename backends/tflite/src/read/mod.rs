@@ -35,15 +35,70 @@ const BUFFER: &[u16] = &[slot::buffer::DATA, slot::buffer::OFFSET, slot::buffer:
 /// The most operands and results that a kernel of ours takes.
 const MOST_OPERANDS: usize = 8;
 
-/// Reads a file.
+/// A signature that was read back.
+pub struct ReadSignature {
+    /// Its key.
+    pub key: String,
+    /// The graph that it runs.
+    pub graph: Graph,
+    /// Where the weights are.
+    pub store: Store,
+}
+
+/// Reads a file of one signature, `serving_default`.
+///
+/// # Errors
+/// As [`read_signatures`]; if the file has other signatures.
+pub fn read_only(path: &Path) -> Result<(Graph, Store)> {
+    let mut found = read_signatures(path)?;
+    match found.pop() {
+        Some(ReadSignature { key, graph, store }) if found.is_empty() && key == SIGNATURE => {
+            Ok((graph, store))
+        }
+        last => Err(other_signatures(path, found.iter().chain(&last), "expected serving_default alone")),
+    }
+}
+
+/// Reads one signature of a file; all others are checked too.
+///
+/// # Errors
+/// As [`read_signatures`]; if there is no such signature.
+pub fn read_signature(path: &Path, key: &str) -> Result<(Graph, Store)> {
+    let mut found = read_signatures(path)?;
+    match found.iter().position(|read| read.key == key) {
+        Some(number) => {
+            let ReadSignature { graph, store, .. } = found.swap_remove(number);
+            Ok((graph, store))
+        }
+        None => Err(other_signatures(path, &found, &format!("expected {key} among them"))),
+    }
+}
+
+fn other_signatures<'a>(
+    path: &Path,
+    found: impl IntoIterator<Item = &'a ReadSignature>,
+    expected: &str,
+) -> Error {
+    let keys: Vec<&str> = found.into_iter().map(|read| read.key.as_str()).collect();
+    Error::input(format!("the signatures are {}, {expected}", keys.join(", ")))
+        .at(Place::File(path.to_path_buf()))
+        .help("does manifest.json belong to this file? compile again")
+}
+
+/// Reads all signatures of a file, in its order.
 ///
 /// # Errors
 /// If it is missing or damaged, breaks the format, or uses more of it than snapc writes.
-pub fn read(path: &Path) -> Result<(Graph, Store)> {
+pub fn read_signatures(path: &Path) -> Result<Vec<ReadSignature>> {
     let place = || Place::File(path.to_path_buf());
     let (bytes, length) = flatbuffer(path)?;
-    let (graph, regions) = read_model(&bytes, length).at(place)?;
-    Ok((graph, Store::from_regions(path, regions)?))
+    let found = read_model(&bytes, length).at(place)?;
+    found
+        .into_iter()
+        .map(|(key, graph, regions)| {
+            Ok(ReadSignature { key, graph, store: Store::from_regions(path, regions)? })
+        })
+        .collect()
 }
 
 /// The bytes before the first weight, and the length of the file. Where the first weight is stands among them, so some are read
@@ -82,7 +137,10 @@ fn first_weight(bytes: &[u8]) -> Result<Option<u64>> {
     Ok(offsets.into_iter().filter(|&offset| offset > 1).min())
 }
 
-fn read_model(bytes: &[u8], length: u64) -> Result<(Graph, Vec<Region>)> {
+/// The key, the graph and the places of the weights of each signature.
+type Signatures = Vec<(String, Graph, Vec<Region>)>;
+
+fn read_model(bytes: &[u8], length: u64) -> Result<Signatures> {
     let model = Table::root(bytes, "Model", FILE_IDENTIFIER, MODEL)?;
     let version = model.u32(slot::model::VERSION)?;
     require(version == VERSION, || format!("the schema's version is {version}, expected {VERSION}"))?;
@@ -103,23 +161,33 @@ fn read_model(bytes: &[u8], length: u64) -> Result<(Graph, Vec<Region>)> {
         slot::subgraph::NAME,
     ];
     let subgraphs = model.tables(slot::model::SUBGRAPHS, "SubGraph", &known)?;
-    let [subgraph] = &subgraphs[..] else {
-        return Err(Error::input(format!("there are {} subgraphs, expected one", subgraphs.len())));
-    };
     let mut tensors = Vec::new();
-    for table in subgraph.tables(slot::subgraph::TENSORS, "Tensor", tensors::KNOWN)? {
-        let tensor = Tensor::read(&table, &buffers)?;
-        used[tensor.buffer] += 1;
-        tensors.push(tensor);
+    for subgraph in &subgraphs {
+        let mut own = Vec::new();
+        for table in subgraph.tables(slot::subgraph::TENSORS, "Tensor", tensors::KNOWN)? {
+            let tensor = Tensor::read(&table, &buffers)?;
+            used[tensor.buffer] += 1;
+            own.push(tensor);
+        }
+        tensors.push(own);
     }
     if let Some(unused) = used.iter().skip(1).position(|&count| count == 0) {
         return Err(Error::input(format!("nothing uses buffer {}", unused + 1)));
     }
-    let [inputs, outputs] = ports(&model, subgraph)?;
-    let operators = operators(subgraph, &codes)?;
-    let name = subgraph.text(slot::subgraph::NAME)?;
-    let builder = Builder::new(name, Stage::Legal("tflite".to_string()));
-    Reader::new(builder, &tensors, &buffers).graph(&inputs, &outputs, &operators)
+    let signatures = signatures(&model, &subgraphs)?;
+    let mut found = Vec::new();
+    for ((subgraph, tensors), (key, [inputs, outputs])) in subgraphs.iter().zip(&tensors).zip(signatures) {
+        let operators = operators(subgraph, &codes)?;
+        let builder = Builder::new(subgraph.text(slot::subgraph::NAME)?, Stage::Legal("tflite".to_string()));
+        let read = Reader::new(builder, tensors, &buffers).graph(&inputs, &outputs, &operators);
+        let (graph, regions) = match subgraphs.len() {
+            1 => read?,
+            // Names of nodes and tensors are those of several graphs.
+            _ => read.at(|| Place::Node(format!("signature {key}")))?,
+        };
+        found.push((key.to_string(), graph, regions));
+    }
+    Ok(found)
 }
 
 /// Weights lie behind each other and the flatbuffer, aligned, with zeros to the end of the file. Two may share all their bytes, but
@@ -193,15 +261,33 @@ fn operator_codes(model: &Table) -> Result<Vec<&'static Builtin>> {
 }
 
 /// Inputs and outputs: their names in the signature, and their tensors.
-fn ports<'a>(model: &Table<'a>, subgraph: &Table) -> Result<[Vec<(&'a str, usize)>; 2]> {
+type Ports<'a> = [Vec<(&'a str, usize)>; 2];
+
+/// The signatures, one for each subgraph in its order: key and ports.
+fn signatures<'a>(model: &Table<'a>, subgraphs: &[Table]) -> Result<Vec<(&'a str, Ports<'a>)>> {
     use slot::signature::{INPUTS, KEY, OUTPUTS, SUBGRAPH};
     let signatures =
         model.tables(slot::model::SIGNATURE_DEFS, "SignatureDef", &[INPUTS, OUTPUTS, KEY, SUBGRAPH])?;
-    let [signature] = &signatures[..] else {
-        return Err(Error::input(format!("there are {} signatures, expected one", signatures.len())));
-    };
-    let key = signature.text(KEY)?;
-    require(key == SIGNATURE && signature.u32(SUBGRAPH)? == 0, || format!("the signature is {key}"))?;
+    require(!subgraphs.is_empty() && signatures.len() == subgraphs.len(), || {
+        format!("there are {} signatures and {} subgraphs", signatures.len(), subgraphs.len())
+    })?;
+    let mut found: Vec<(&str, Ports)> = Vec::new();
+    for (number, (signature, subgraph)) in signatures.iter().zip(subgraphs).enumerate() {
+        let (key, of) = (signature.text(KEY)?, signature.u32(SUBGRAPH)?);
+        let name = subgraph.text(slot::subgraph::NAME)?;
+        let behind = key.strip_prefix(name).filter(|behind| behind.is_empty() || behind.starts_with('_'));
+        let only = signatures.len() == 1 && key == SIGNATURE;
+        require((only || behind.is_some()) && usize::try_from(of) == Ok(number), || {
+            format!("the signature is {key} of subgraph {of}, which is {name} of number {number}")
+        })?;
+        require(found.iter().all(|other| other.0 != key), || format!("two signatures are {key}"))?;
+        found.push((key, ports(signature, subgraph)?));
+    }
+    Ok(found)
+}
+
+fn ports<'a>(signature: &Table<'a>, subgraph: &Table) -> Result<Ports<'a>> {
+    use slot::signature::{INPUTS, OUTPUTS};
     let maps = |side: u16, of_subgraph: u16| -> Result<Vec<(&'a str, usize)>> {
         let known = [slot::tensor_map::NAME, slot::tensor_map::TENSOR];
         let mut ports = Vec::new();

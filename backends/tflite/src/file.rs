@@ -1,0 +1,75 @@
+//! A file: its signatures, the weights that they share, and how it is written.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use snapc_backend::LegalGraph;
+use snapc_ir::{Error, Graph, Result};
+use snapc_weights::Store;
+
+use crate::blocks::Blocks;
+use crate::schema::SIGNATURE;
+use crate::{emit, legal, pack};
+
+/// One graph of a file, by the name that an app runs it by.
+#[derive(Clone, Debug)]
+pub struct Signature<'a> {
+    /// The name, unique in the file: the graph's own, alone or with `_` and more behind it; `serving_default` where it is the only one.
+    pub key: String,
+    /// The graph.
+    pub graph: &'a LegalGraph,
+    /// Where its weights are.
+    pub store: &'a Store,
+}
+
+/// One file of several signatures. Weights that have the same bytes by their recipes are stored once.
+pub struct ModelFile<'a> {
+    signatures: &'a [Signature<'a>],
+    facts: &'a [(String, String)],
+    blocks: Blocks,
+}
+
+impl<'a> ModelFile<'a> {
+    /// Plans a file; `facts` are keys and values that it carries along, as a part's do.
+    ///
+    /// # Errors
+    /// If the whole passes a limit of the format.
+    pub fn new(signatures: &'a [Signature<'a>], facts: &'a [(String, String)]) -> Result<Self> {
+        for (number, Signature { key, graph, .. }) in signatures.iter().enumerate() {
+            let again = signatures[..number].iter().any(|other| other.key == *key);
+            if again || !is_key(key, graph.name(), signatures.len()) {
+                return Err(Error::bug(format!("{key} cannot be the signature of {}", graph.name())));
+            }
+        }
+        let graphs: Vec<&Graph> = signatures.iter().map(|signature| &**signature.graph).collect();
+        legal::check_file(&graphs)?;
+        Ok(ModelFile { signatures, facts, blocks: Blocks::new(signatures) })
+    }
+
+    /// Bytes of the weights, shared ones once: what a writer's `progress` is told in all.
+    pub fn weight_bytes(&self) -> u64 {
+        self.blocks.weight_bytes()
+    }
+
+    /// Writes the file to `path`, which does not exist yet. The same signatures and facts give the same bytes. `progress` is told the
+    /// bytes of weights written since its last call.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or the file not be written.
+    pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let model = emit::model(self.signatures, self.facts, &self.blocks)?;
+        let failed = |error: std::io::Error| Error::io("write", path, &error);
+        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        file.write_all(&pack::pack(&model, &self.blocks)).map_err(failed)?;
+        progress(self.blocks.inline_bytes());
+        self.blocks.write(self.signatures, &mut file, &failed, progress)?;
+        file.flush().map_err(failed)
+    }
+}
+
+/// Whether a signature of a file with so many can have this key.
+fn is_key(key: &str, graph: &str, count: usize) -> bool {
+    let of_graph = key.strip_prefix(graph).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    of_graph || (count == 1 && key == SIGNATURE)
+}
