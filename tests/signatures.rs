@@ -27,7 +27,10 @@ fn options(precision: Precision, sizes: &[&str], one_file: bool, output: &Path) 
         one_file,
         precision,
         min_os: MinOs::default(),
-        bake: Bake::None,
+        device: None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
         layout: Layout::Default,
         output: output.to_path_buf(),
     }
