@@ -11,7 +11,8 @@ use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::text::{parse, print};
 use snapc_ir::{Graph, Place};
 use snapc_passes::{
-    AttentionScale, BakePass, Baking, Form, Pass, Precision, PrecisionPass, RotaryHalves, Slice, TokenOrderPass,
+    AttentionScale, BakePass, Baking, Form, Pass, Precision, PrecisionPass, RotaryHalves, Slice,
+    TokenOrderPass,
 };
 use snapc_tests::fixture;
 use snapc_weights::{Store, Tensor};
