@@ -1,6 +1,7 @@
 //! How an attention is said in lower ops: one file a way, the first that takes the node is used.
 
 mod chunked;
+mod feed_forward;
 mod regions;
 mod whole;
 mod windows;
@@ -10,6 +11,8 @@ use std::str::FromStr;
 
 use snapc_ir::ops::Attention;
 use snapc_ir::{Builder, Error, Result, TensorType, TokenOrder, ValueId};
+
+pub use feed_forward::{FEED_FORWARD, feed_forward};
 
 /// What runs an artifact: it decides how attention is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
