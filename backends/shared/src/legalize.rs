@@ -99,9 +99,9 @@ fn lower_whole(
     rewrite(graph, Stage::Legal(backend.name().to_string()), Ok, |builder, node| {
         let place = || Place::Node(node.node.scope.clone());
         if let Op::Linear(_) = node.op() {
-            let lowered = lower::feed_forward(builder, device, &node.operands).at(place)?;
+            let (lowered, why) = lower::linear(builder, device, &node.operands).at(place)?;
             if lowered.is_some() {
-                note(explanations, "linear", &node.node.scope, lower::FEED_FORWARD);
+                note(explanations, "linear", &node.node.scope, why);
             }
             return Ok(lowered.map(|y| vec![y]));
         }

@@ -2,6 +2,7 @@
 
 mod chunked;
 mod feed_forward;
+mod joined;
 mod regions;
 mod whole;
 mod windows;
@@ -11,8 +12,6 @@ use std::str::FromStr;
 
 use snapc_ir::ops::Attention;
 use snapc_ir::{Builder, Error, Result, TensorType, TokenOrder, ValueId};
-
-pub use feed_forward::{FEED_FORWARD, feed_forward};
 
 /// What runs an artifact: it decides how attention is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +78,21 @@ fn moved(order: TokenOrder) -> &'static str {
 /// Asked in this order; the last takes everything.
 const LOWERINGS: [&dyn Lowering; 4] =
     [&windows::Windows, &regions::Regions, &chunked::Chunked, &whole::Whole];
+
+/// Writes a linear as the sum of several where the device gains by it; also says why. `None` where it stays one.
+///
+/// # Errors
+/// If the operands do not fit.
+pub fn linear(
+    b: &mut Builder,
+    device: Device,
+    operands: &[ValueId],
+) -> Result<(Option<ValueId>, &'static str)> {
+    match joined::joined(b, device, operands)? {
+        Some(sum) => Ok((Some(sum), joined::JOINED)),
+        None => Ok((feed_forward::feed_forward(b, device, operands)?, feed_forward::FEED_FORWARD)),
+    }
+}
 
 /// Writes an attention in lower ops; also says in words which way was chosen, and why.
 ///
