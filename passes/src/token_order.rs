@@ -245,7 +245,7 @@ impl Orders {
             Op::ReduceMean(op) => op.axis > 1,
             Op::Concat(op) => op.axis > 1,
             Op::Split(op) => op.axis > 1,
-            op => is_elementwise(op),
+            op => op.is_elementwise(),
         };
         let tokens = layout.grid[0] * layout.grid[1];
         let fits = operands.iter().all(|&x| match self.layout(x) {
@@ -253,7 +253,8 @@ impl Orders {
             // One number, or one row, for all tokens.
             None => {
                 let shape = &b.ty(x).shape;
-                b.as_weight(x).is_some() && !is_elementwise(op) || broadcast_axis(shape, rank) != Some(tokens)
+                b.as_weight(x).is_some() && !op.is_elementwise()
+                    || broadcast_axis(shape, rank) != Some(tokens)
             }
         });
         if !alike || !fits {
@@ -271,24 +272,6 @@ impl Orders {
 /// The size of the second axis of `rank` that a shape is broadcast to, where it has one.
 fn broadcast_axis(shape: &[usize], rank: usize) -> Option<usize> {
     (shape.len() + 1 >= rank).then(|| shape.get(shape.len() + 1 - rank).copied()).flatten()
-}
-
-fn is_elementwise(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Add(_)
-            | Op::Sub(_)
-            | Op::Mul(_)
-            | Op::Silu(_)
-            | Op::Gelu(_)
-            | Op::Rsqrt(_)
-            | Op::Tanh(_)
-            | Op::Sigmoid(_)
-            | Op::Relu(_)
-            | Op::Sin(_)
-            | Op::Cos(_)
-            | Op::Cast(_)
-    )
 }
 
 /// A convolution over windows of `side` as products of what lies behind each other: `tokens [B, N, C]`, `weight [out, C / groups,

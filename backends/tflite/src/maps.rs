@@ -95,21 +95,8 @@ pub fn map_from_tokens(b: &mut Builder, grid: [usize; 2], x: ValueId) -> Rewritt
 /// Lets a turn to channels first sink below an elementwise op, if its operands all have one or can be turned at no cost.
 /// Not below a cast to f16: turns are made in f32.
 pub fn after_elementwise(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Rewritten {
-    let elementwise = matches!(
-        op,
-        Op::Add(_)
-            | Op::Sub(_)
-            | Op::Mul(_)
-            | Op::Silu(_)
-            | Op::Gelu(_)
-            | Op::Rsqrt(_)
-            | Op::Tanh(_)
-            | Op::Sigmoid(_)
-            | Op::Relu(_)
-            | Op::Sin(_)
-            | Op::Cos(_)
-            | Op::Cast(Cast { dtype: DType::F32 })
-    );
+    let to_half = matches!(op, Op::Cast(Cast { dtype: DType::F16 }));
+    let elementwise = op.is_elementwise() && !to_half;
     let any = operands.iter().any(|&x| turned(b, x).is_some());
     let free = |&x: &ValueId| turned(b, x).is_some() || b.ty(x).count() == 1 || is_constant(b, x);
     if !elementwise || !any || !operands.iter().all(free) {

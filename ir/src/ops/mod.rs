@@ -166,6 +166,25 @@ macro_rules! define {
 for_each_op!(define);
 
 impl Op {
+    /// Whether each number of the result is made of the numbers at its own place.
+    pub fn is_elementwise(&self) -> bool {
+        matches!(
+            self,
+            Op::Add(_)
+                | Op::Sub(_)
+                | Op::Mul(_)
+                | Op::Silu(_)
+                | Op::Gelu(_)
+                | Op::Rsqrt(_)
+                | Op::Tanh(_)
+                | Op::Sigmoid(_)
+                | Op::Relu(_)
+                | Op::Sin(_)
+                | Op::Cos(_)
+                | Op::Cast(_)
+        )
+    }
+
     /// The types of the results.
     ///
     /// # Errors
