@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("backends/tflite", &["backends/shared"]),
     ("driver", &["frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"]),
     ("cli", &["driver"]),
-    ("tests", &["cli"]),
+    ("tests", &["cli", "xtask"]),
     ("xtask", &[]),
     ("benches", &["driver", "xtask"]),
 ];

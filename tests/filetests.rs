@@ -11,7 +11,10 @@ use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::text::{parse, print};
 use snapc_ir::{Def, Graph, Place};
 use snapc_passes::ranges::{Measured, Plan};
-use snapc_passes::{BakePass, Baking, Form, Pass, Precision, PrecisionPass, Slice};
+use snapc_passes::{
+    AttentionScale, BakePass, Baking, Form, Pass, Precision, PrecisionPass, RotaryHalves, Slice,
+    TokenOrderPass,
+};
 use snapc_tests::fixture;
 use snapc_weights::{Store, Tensor};
 
@@ -25,6 +28,9 @@ fn command(words: &[&str], graph: &Graph) -> Graph {
     match words[0] {
         "parse" => graph.clone(),
         "slice" => Slice { from: number(words, "from"), to: number(words, "to") }.run(graph).unwrap(),
+        "attention_scale" => AttentionScale.run(graph).unwrap(),
+        "rotary_halves" => RotaryHalves.run(graph).unwrap(),
+        "token_order" => TokenOrderPass.run(graph).unwrap(),
         "bake" => {
             let list = words.iter().find_map(|word| word.strip_prefix("sigmas=")).expect("sigmas=");
             let sigmas = list.split(',').map(|sigma| sigma.parse().unwrap()).collect();

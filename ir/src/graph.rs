@@ -189,8 +189,7 @@ impl Graph {
 
     /// Numbers in the weights that come from a checkpoint.
     pub fn parameters(&self) -> u64 {
-        let from_file = |weight: &&Weight| matches!(weight.source, crate::weight::Source::Tensor { .. });
-        self.weights.iter().filter(from_file).map(|weight| weight.ty().count() as u64).sum()
+        self.weights.iter().map(Weight::parameters).sum()
     }
 
     /// Bytes of all weights when each is stored as its value's type.

@@ -319,6 +319,18 @@ impl Weight {
         TensorType::new(self.dtype, self.shape())
     }
 
+    /// Numbers that come from a checkpoint, each counted once.
+    pub fn parameters(&self) -> u64 {
+        let repeats = self.transforms.iter().map(|change| match change {
+            Transform::Repeat(times) => *times,
+            _ => 1,
+        });
+        match self.source {
+            Source::Tensor { .. } => (self.ty().count() / repeats.product::<usize>().max(1)) as u64,
+            Source::Inline { .. } | Source::Table(_) => 0,
+        }
+    }
+
     /// Whether slicing would cut it.
     pub fn is_elastic(&self) -> bool {
         self.dims.iter().any(|dim| dim.elastic)

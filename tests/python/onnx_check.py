@@ -3,11 +3,13 @@
     python onnx_check.py FOLDER...
     python onnx_check.py FOLDER --run inputs.safetensors --out outputs.safetensors
     python onnx_check.py --jobs jobs.json
+    python onnx_check.py --fused FOLDER...
     python onnx_check.py --self-test FOLDER...
 
 Prints one JSON line a folder; where it has a fault, `ok` is false, `reason` says why, and the exit code is 1.
 With --run the session is run on the tensors of that file, named as the model's inputs, and its outputs are written.
 --jobs is a JSON list of such runs, each `{"artifact": FOLDER, "inputs": FILE, "outputs": FILE}`.
+With --fused each line also has `fused`: how many nodes of each kind ONNX Runtime makes of the graph.
 --self-test damages copies of the folders: each fault must be found.
 
     pip install onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6 safetensors==0.8.0
@@ -19,6 +21,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 
 import numpy
 import onnx
@@ -124,6 +127,19 @@ def open_session(path, model):
     facts = {entry.key: entry.value for entry in model.metadata_props}
     require(session.get_modelmeta().custom_metadata_map == facts, "the session has other metadata")
     return session
+
+
+def fused(path):
+    """The nodes of the graph that ONNX Runtime runs, by kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = os.path.join(folder, "optimized.onnx")
+        # The nodes' names alone count: weights stay out of the file.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
 def run(session, inputs_path, outputs_path):
@@ -241,6 +257,7 @@ def main():
     parser.add_argument("--run", metavar="INPUTS", help="a safetensors file of inputs to run the model on")
     parser.add_argument("--out", metavar="OUTPUTS", help="where the outputs go")
     parser.add_argument("--jobs", metavar="FILE", help="a JSON list of artifacts to check and run")
+    parser.add_argument("--fused", action="store_true", help="say which nodes ONNX Runtime makes of each graph")
     parser.add_argument("--self-test", action="store_true", help="damage copies of the folders; each fault must be found")
     args = parser.parse_args()
     if bool(args.run) != bool(args.out) or (args.run and len(args.folders) != 1):
@@ -255,6 +272,8 @@ def main():
     for folder, inputs, outputs in jobs:
         try:
             line = {"ok": True, **(self_test(folder) if args.self_test else check(folder, inputs, outputs))}
+            if args.fused:
+                line["fused"] = fused(os.path.join(folder, "model.onnx"))
         except Exception as fault:  # The packages raise many kinds: each is a fault of the folder.
             failed = True
             line = {"ok": False, "reason": f"{type(fault).__name__}: {fault}"}

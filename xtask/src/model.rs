@@ -213,3 +213,22 @@ fn norm(all: &mut Vec<Tensor>, path: &str, width: usize) {
     all.push(tensor(format!("{path}.weight"), &[width], 1.0, 0.1));
     all.push(tensor(format!("{path}.bias"), &[width], 0.0, 0.02));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CONFIGS;
+
+    /// The paper's full network has 1.6 billion parameters.
+    #[test]
+    fn the_paper_has_its_size() {
+        let count = |name: &str| -> usize {
+            let config = CONFIGS.iter().find(|config| config.name == name).into_iter();
+            config
+                .flat_map(|config| config.transformer())
+                .map(|tensor| tensor.shape.iter().product::<usize>())
+                .sum()
+        };
+        assert_eq!(count("paper") / 10_000_000, 158);
+        assert!(count("tenth") < count("paper") / 4 && count("mini") < count("tenth") / 10);
+    }
+}

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use snapc_ir::ops::Attention;
-use snapc_ir::{Builder, Error, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Error, Result, TensorType, TokenOrder, ValueId};
 
 /// What runs an artifact: it decides how attention is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,15 @@ trait Lowering: Sync {
     /// The result `[B, N, h, d]`, in lower ops of at most four axes.
     fn lower(&self, b: &mut Builder, device: Device, op: &Attention, operands: &[ValueId])
     -> Result<ValueId>;
+}
+
+/// What is to be said of tokens that do not lie tile by tile.
+fn moved(order: TokenOrder) -> &'static str {
+    if order.is_row_major() {
+        "; the tokens lie row by row (sides of tiles and windows that do not divide each other, or an op that asks for their places), so they are moved first"
+    } else {
+        ""
+    }
 }
 
 /// Asked in this order; the last takes everything.

@@ -2,7 +2,7 @@ use snapc_ir::ops::attention::{Tiles, attend};
 use snapc_ir::ops::{Attention, Pattern};
 use snapc_ir::{Builder, Result, TensorType, ValueId};
 
-use super::{Device, Lowering};
+use super::{Device, Lowering, moved};
 
 /// A neighbourhood tile by tile: each tile's queries with the keys that they see, and nothing padded or masked. On CPUs its scores
 /// stay in a cache: 90 ms a layer in ONNX Runtime and 110 in LiteRT, against 148 and 173 for regions (64 x 64 tokens in tiles of 8,
@@ -17,11 +17,12 @@ const FEWEST_SCORES: usize = 4096;
 
 impl Lowering for Windows {
     fn takes(&self, device: Device, op: &Attention, operands: &[&TensorType]) -> Option<String> {
-        let Pattern::Neighborhood { grid, tile, .. } = op.pattern else { return None };
+        let Pattern::Neighborhood { grid, tile, order, .. } = op.pattern else { return None };
         let tiles = (grid[0] / tile) * (grid[1] / tile);
         let scores = op.scores(operands[0], operands[1]) as usize / tiles;
-        (device == Device::Cpu && tiles <= MOST_TILES && scores >= FEWEST_SCORES)
-            .then(|| "tile by tile, unrolled: on a CPU the scores of a tile stay in a cache".to_string())
+        (device == Device::Cpu && tiles <= MOST_TILES && scores >= FEWEST_SCORES).then(|| {
+            format!("tile by tile, unrolled: on a CPU the scores of a tile stay in a cache{}", moved(order))
+        })
     }
 
     fn lower(&self, b: &mut Builder, _: Device, op: &Attention, operands: &[ValueId]) -> Result<ValueId> {
