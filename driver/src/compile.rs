@@ -47,6 +47,8 @@ struct Job {
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
     calibration: Option<Calibration>,
+    /// Why there is no calibration. Told at the end: what stops the compile says it better.
+    unmeasured: Option<String>,
     ranges: Vec<PartRanges>,
 }
 
@@ -65,7 +67,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     parts.retain(|part| options.parts.is_empty() || options.parts.contains(part));
     for job in jobs.iter_mut().filter(|job| job.precision().computes_half()) {
         let subject = (&job.width, job.bake, job.guidance());
-        job.calibration = Calibration::new(options, &parts, subject, report)?;
+        (job.calibration, job.unmeasured) = Calibration::new(options, &parts, subject, report)?;
     }
     if options.one_file {
         one_file::write(&mut jobs, &parts, options, &pipeline, &schedule, report)?;
@@ -84,6 +86,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
             write_jobs(theirs, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
         }
     }
+    jobs.iter().filter_map(|job| job.unmeasured.as_ref()).for_each(|why| report.warn(why));
     jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
 }
 
@@ -133,6 +136,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 parts: Vec::new(),
                 explanations: Vec::new(),
                 calibration: None,
+                unmeasured: None,
                 ranges: Vec::new(),
             });
         }

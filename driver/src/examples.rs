@@ -33,7 +33,9 @@ pub fn prompts(pipeline: &Path, count: usize) -> Result<Vec<String>> {
         Err(_) => PROMPTS.map(str::to_string).to_vec(),
     };
     if list.is_empty() || count == 0 {
-        return Err(Error::input("there are no prompts to verify with").at(Place::File(path)));
+        return Err(Error::input("there are no prompts to draw")
+            .at(Place::File(path))
+            .help("write some into verify_prompts.txt, one a line; and ask for one at least"));
     }
     Ok(list.into_iter().take(count).collect())
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use snapc_backend::Explanation;
 use snapc_frontends::{Imported, Part};
 use snapc_interp::Interpreter;
-use snapc_ir::{Def, Graph, Result};
+use snapc_ir::{Def, Error, Graph, Node, Result};
 use snapc_passes::ranges::{LARGEST, Measured, Note, Plan};
 use snapc_passes::{Pass, PrecisionPass, run};
 use snapc_weights::Store;
@@ -18,8 +18,8 @@ use crate::parts::{Choice, Parts};
 /// prompt has all of them.
 const PROMPTS: usize = 4;
 
-/// The most work that nobody asked for: about a minute on two cores.
-const MOST_FLOPS: u64 = 2_000_000_000_000;
+/// The most work that nobody asked for, in floating-point operations: about a minute on two cores.
+const MOST_FLOPS: u64 = 1_000_000_000_000;
 
 /// How large one node's results became.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,34 +47,47 @@ pub struct PartRanges {
 pub struct Calibration(Vec<(Part, Example)>);
 
 impl Calibration {
-    /// Draws the prompts, as the options want it; none where ranges are not to be measured.
+    /// Draws the prompts, as the options want it; none where ranges are not to be measured. Where nobody asked for it, what keeps
+    /// the pipeline from being drawn is a warning.
     ///
     /// # Errors
     /// What the pipeline finds.
     pub fn new(
         options: &CompileOptions,
         parts: &[Part],
+        subject: (&Width, Bake, Option<f32>),
+        report: &mut dyn Report,
+    ) -> Result<(Option<Self>, Option<String>)> {
+        if options.ranges == Ranges::Off {
+            return Ok((None, None));
+        }
+        match Calibration::draw(options, parts, subject, report) {
+            Err(error) if options.ranges == Ranges::Auto => {
+                let warning = format!(
+                    "{}: the ranges of values were not measured: {}. All values are taken to fit f16; --ranges on insists",
+                    subject.0.label(),
+                    error.message()
+                );
+                Ok((None, Some(warning)))
+            }
+            drawn => Ok((Some(drawn?), None)),
+        }
+    }
+
+    fn draw(
+        options: &CompileOptions,
+        parts: &[Part],
         (width, bake, guidance): (&Width, Bake, Option<f32>),
         report: &mut dyn Report,
-    ) -> Result<Option<Self>> {
-        if options.ranges == Ranges::Off {
-            return Ok(None);
-        }
+    ) -> Result<Self> {
         let size = options.sizes.first().copied();
-        let pipeline = Parts::from_pipeline(
-            &options.pipeline,
-            &Choice { width: Some(width), size, steps: options.steps },
-        )?;
+        let choice = Choice { width: Some(width), size, steps: options.steps };
+        let pipeline = Parts::from_pipeline(&options.pipeline, &choice)?;
         let prompts = prompts(&options.pipeline, PROMPTS)?;
         let flops = flops(&pipeline, parts, guidance) * prompts.len() as u64;
         if options.ranges == Ranges::Auto && flops > MOST_FLOPS {
-            let label = width.label();
-            report.warn(&format!(
-                "{label}: the ranges of values were not measured: that takes {:.1e} operations, --ranges auto at most {:.0e}. \
-                 All values are taken to fit f16; --ranges on measures them",
-                flops as f64, MOST_FLOPS as f64
-            ));
-            return Ok(None);
+            let (flops, most) = (flops as f64, MOST_FLOPS as f64);
+            return Err(Error::usage(format!("that takes {flops:.1e} operations, auto at most {most:.0e}")));
         }
         report.begin("calibration", prompts.len() as u64);
         let mut examples = Vec::new();
@@ -88,7 +101,7 @@ impl Calibration {
             }
             report.advance(1);
         }
-        Ok(Some(Calibration(examples)))
+        Ok(Calibration(examples))
     }
 
     /// Runs a part's graph on what it is given, and notes how large each value becomes.
@@ -176,17 +189,22 @@ pub fn precise(
         op,
         reason: reason.clone(),
         count: *count,
-        first: first.clone(),
+        first: path(&before, first),
     };
     let notes = plan.notes().iter().map(explain).collect();
     Ok(Precise { graph, notes, ranges: Some(part_ranges(&before, &measured)) })
 }
 
+/// A node's path in the checkpoint; the part's name for what stands between its modules.
+fn path(graph: &Graph, scope: &str) -> String {
+    if scope.is_empty() { graph.name() } else { scope }.to_string()
+}
+
 fn part_ranges(graph: &Graph, measured: &Measured) -> PartRanges {
-    let float = |node: &&snapc_ir::Node| node.results.iter().all(|&id| graph.ty(id).dtype.is_float());
-    let of = |node: &snapc_ir::Node| {
+    let float = |node: &&Node| node.results.iter().all(|&id| graph.ty(id).dtype.is_float());
+    let of = |node: &Node| {
         let largest = node.results.iter().map(|&id| measured.of(id).largest).fold(0.0, f32::max);
-        NodeRange { path: node.scope.clone(), op: node.op.name(), largest, share: largest / LARGEST }
+        NodeRange { path: path(graph, &node.scope), op: node.op.name(), largest, share: largest / LARGEST }
     };
     let mut nodes: Vec<NodeRange> = graph.nodes().iter().filter(float).map(of).collect();
     nodes.sort_by(|a, b| b.largest.total_cmp(&a.largest));

@@ -73,12 +73,12 @@ fn row(range: Range) -> f32 {
     (2.0 * range.squares).sqrt()
 }
 
-/// Whether a norm of x at that power computes what it should: its epsilon is a number of f16, or so small against the smallest mean
-/// of squares that f16's smallest number instead of it changes no bit (11 of them count). The same bound keeps x out of f16's
-/// subnormal numbers.
+/// Whether a norm of x at that power computes what it should: its epsilon is a number that f16 has to four bits, or so small against
+/// the smallest mean of squares that f16's smallest number instead of it changes no bit (11 of them count). The latter keeps x out of
+/// f16's subnormal numbers too.
 fn eps_fits(eps: f32, range: Range, power: i32) -> bool {
     let squared = two_to(-2 * power);
-    power == 0 || eps * squared >= SMALLEST || range.least * squared >= 2048.0 * SMALLEST
+    power == 0 || eps * squared >= 16.0 * SMALLEST || range.least * squared >= 2048.0 * SMALLEST
 }
 
 impl Plan {
