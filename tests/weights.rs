@@ -62,11 +62,23 @@ fn plain(shape: &[usize], transforms: &[Transform]) -> Vec<f32> {
                         Transform::Transpose(perm) => {
                             perm.iter().zip(&place).for_each(|(&axis, &at)| source[axis] = at);
                         }
-                        Transform::Reshape(_) | Transform::Repeat(_) | Transform::Double(_) => {}
+                        Transform::Part { axis, start, .. } => {
+                            source.clone_from(&place);
+                            source[*axis] += start;
+                        }
+                        Transform::Repeat(_) => {
+                            source.clone_from(&place);
+                            source[0] %= shape[0];
+                        }
+                        Transform::Double(_) => source.clone_from(&place),
+                        Transform::Reshape(_) => {}
                     }
                     values[source.iter().zip(&old).map(|(at, stride)| at * stride).sum::<usize>()]
                 })
                 .collect();
+        }
+        if let Transform::Double(power) = transform {
+            values.iter_mut().for_each(|value| *value *= 2f32.powi(*power));
         }
         shape = after;
     }
@@ -98,6 +110,7 @@ fn bytes_of(store: &Store, weight: &Weight) -> Vec<u8> {
 #[test]
 fn recipes_mean_what_they_say() {
     let take = |axis, chunks, keep| Transform::Take { axis, chunks, keep };
+    let part = |axis, start, size| Transform::Part { axis, start, size };
     let cases: Vec<(Vec<usize>, Vec<Transform>)> = vec![
         (vec![6, 8], vec![]),
         (vec![6, 8], vec![take(0, 1, 4)]),
@@ -109,6 +122,10 @@ fn recipes_mean_what_they_say() {
         (vec![4, 6, 2, 3], vec![take(1, 1, 4)]),
         (vec![4, 6, 4, 3], vec![take(1, 2, 1), take(2, 2, 1), take(3, 1, 2)]),
         (vec![6, 8], vec![Transform::Reshape(vec![48]), take(0, 6, 5)]),
+        (vec![6, 8], vec![part(0, 2, 3), part(1, 4, 4)]),
+        (vec![6, 8], vec![take(0, 2, 2), part(0, 1, 3), part(1, 0, 5)]),
+        (vec![6, 8], vec![Transform::Transpose(vec![1, 0]), part(0, 3, 2)]),
+        (vec![3, 4], vec![take(1, 1, 2), Transform::Repeat(2), Transform::Double(-3)]),
         (vec![6, 8], vec![take(1, 1, 4), Transform::Reshape(vec![3, 8])]),
         (vec![4, 6, 2, 3], vec![take(0, 1, 3), Transform::Transpose(vec![2, 3, 0, 1])]),
         (vec![3, 4], vec![Transform::Transpose(vec![1, 0]), take(0, 2, 1), Transform::Reshape(vec![6])]),

@@ -285,6 +285,19 @@ impl Builder {
         self.one(Transpose { perm: perm.to_vec() }, &[x])
     }
 
+    /// A slice of one axis of a weight, as a recipe.
+    pub fn part_of_weight(&mut self, x: ValueId, axis: usize, start: usize, size: usize) -> Result<ValueId> {
+        if let Some((stored, dtype)) = self.cast_of_weight(x) {
+            let part = self.part_of_weight(stored, axis, start, size)?;
+            return self.one(Cast { dtype }, &[part]);
+        }
+        let Some(weight) = self.as_weight(x) else { return self.slice(x, axis, start, size) };
+        let mut weight = weight.clone();
+        weight.name = format!("{}.part{axis}.{start}", weight.name);
+        weight.part(axis, start, size)?;
+        self.weight(weight)
+    }
+
     /// Changes the recipe where `x` is a weight; the operand itself where nothing changes.
     pub fn cast(&mut self, x: ValueId, dtype: DType) -> Result<ValueId> {
         if self.ty(x).dtype == dtype {

@@ -228,6 +228,15 @@ pub enum Transform {
         /// What stays of each piece.
         keep: usize,
     },
+    /// Keeps `size` of an axis from `start` on.
+    Part {
+        /// The axis.
+        axis: usize,
+        /// The first that stays.
+        start: usize,
+        /// How many stay.
+        size: usize,
+    },
     /// New axis `i` is the old axis `perm[i]`.
     Transpose(Vec<usize>),
     /// Other sizes over the same numbers.
@@ -251,6 +260,15 @@ impl Transform {
                         shape
                     },
                 )
+            }
+            Transform::Part { axis, start, size } => {
+                let end = start.checked_add(*size)?;
+                let fits = *size > 0 && end <= *shape.get(*axis)?;
+                fits.then(|| {
+                    let mut shape = shape.to_vec();
+                    shape[*axis] = *size;
+                    shape
+                })
             }
             Transform::Transpose(perm) => {
                 let mut seen = perm.clone();
@@ -343,6 +361,13 @@ impl Weight {
             self.push(Transform::Take { axis, chunks, keep })?;
         }
         self.dims[axis] = Dim::fixed(chunks * keep);
+        Ok(())
+    }
+
+    /// Keeps `size` of an axis from `start` on.
+    pub fn part(&mut self, axis: usize, start: usize, size: usize) -> Result<()> {
+        self.push(Transform::Part { axis, start, size })?;
+        self.dims[axis] = Dim::fixed(size);
         Ok(())
     }
 

@@ -137,12 +137,34 @@ impl Orders {
         }
         let shape = &b.ty(map).shape;
         let grid = [shape[2], shape[3]];
-        let tokens = b.one(TokensFromMap {}, &[map])?;
         if grid != self.layout.grid {
-            return Ok(Some(vec![tokens]));
+            return Ok(Some(vec![b.one(TokensFromMap {}, &[map])?]));
         }
-        let moved = self.layout.order.arrange(b, tokens, grid)?;
+        let moved = match self.patches(b, map)? {
+            Some(tokens) => tokens,
+            None => {
+                let tokens = b.one(TokensFromMap {}, &[map])?;
+                self.layout.order.arrange(b, tokens, grid)?
+            }
+        };
         Ok(Some(vec![self.mark(moved, self.layout)]))
+    }
+
+    /// Where the map is a convolution over windows, what it reads is moved instead: pixels have fewer numbers than tokens.
+    fn patches(&self, b: &mut Builder, map: ValueId) -> Result<Option<ValueId>> {
+        let Some(made) = b.maker(map).cloned() else { return Ok(None) };
+        let Op::Conv2d(op) = &made.op else { return Ok(None) };
+        let (x, weight) = (b.ty(made.operands[0]).shape.clone(), b.ty(made.operands[1]).shape.clone());
+        let pixels = self.layout.order.finer(op.stride);
+        let (Some(order), Some(_), true) =
+            (pixels, b.as_weight(made.operands[1]), is_windowed(op, &weight) && weight[1] == x[1])
+        else {
+            return Ok(None);
+        };
+        let grid = [x[2], x[3]];
+        let pixels = b.one(TokensFromMap {}, &[made.operands[0]])?;
+        let pixels = order.arrange(b, pixels, grid)?;
+        windowed(b, op.stride, order.inside(op.stride), pixels, &made.operands[1..]).map(Some)
     }
 
     /// The map is made of tokens that are moved back; a convolution over windows takes the tokens as they are instead, and the map

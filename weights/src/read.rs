@@ -204,8 +204,12 @@ impl Selection {
     fn new(shape: &[usize], takes: &[Transform]) -> Self {
         let mut ranges: Vec<Vec<(usize, usize)>> = shape.iter().map(|&size| vec![(0, size)]).collect();
         for take in takes {
-            if let Transform::Take { axis, chunks, keep } = take {
-                ranges[*axis] = cut(&ranges[*axis], *chunks, *keep);
+            match take {
+                Transform::Take { axis, chunks, keep } => {
+                    ranges[*axis] = cut(&ranges[*axis], *chunks, *keep);
+                }
+                Transform::Part { axis, start, size } => ranges[*axis] = part(&ranges[*axis], *start, *size),
+                _ => {}
             }
         }
         let row = shape.iter().skip(1).product();
@@ -260,9 +264,24 @@ fn cut(ranges: &[(usize, usize)], chunks: usize, keep: usize) -> Vec<(usize, usi
     kept
 }
 
-/// Takes at the front of a recipe choose what is read; the rest moves numbers about.
+/// What `ranges` hold from number `start` on, `size` numbers of it.
+fn part(ranges: &[(usize, usize)], start: usize, size: usize) -> Vec<(usize, usize)> {
+    let mut kept = Vec::new();
+    let mut before = 0;
+    for &(first, length) in ranges {
+        let (from, to) = (start.max(before), (start + size).min(before + length));
+        if from < to {
+            kept.push((first + from - before, to - from));
+        }
+        before += length;
+    }
+    kept
+}
+
+/// Takes and parts at the front of a recipe choose what is read; the rest moves numbers about.
 fn split_takes(weight: &Weight) -> (&[Transform], &[Transform]) {
-    let takes = weight.transforms.iter().take_while(|change| matches!(change, Transform::Take { .. }));
+    let chooses = |change: &&Transform| matches!(change, Transform::Take { .. } | Transform::Part { .. });
+    let takes = weight.transforms.iter().take_while(chooses);
     weight.transforms.split_at(takes.count())
 }
 
@@ -281,7 +300,7 @@ fn transform(
     let after = applied(change, shape, weight)?;
     let values = match change {
         Transform::Reshape(_) => values,
-        Transform::Take { .. } => {
+        Transform::Take { .. } | Transform::Part { .. } => {
             let Selection { row, rows, runs } = Selection::new(shape, std::slice::from_ref(change));
             let indices = rows.iter().flat_map(|&(start, length)| start..start + length);
             indices

@@ -58,7 +58,7 @@ pub fn legalize_explained(
     let stage = Stage::Legal(backend.name().to_string());
     let target = || Place::Target(backend.name().to_string());
     let mut current =
-        lower_attention(graph, backend, device, &mut explanations).map_err(|error| error.at(target()))?;
+        lower_whole(graph, backend, device, &mut explanations).map_err(|error| error.at(target()))?;
     for _ in 0..ROUNDS {
         let mut changed = false;
         current = rewrite(&current, stage.clone(), Ok, |builder, node| {
@@ -89,18 +89,25 @@ pub fn legalize_explained(
     Err(Error::bug("legalizing does not come to an end").at(target()))
 }
 
-/// Attention goes first, while the norms of its queries are still one op each.
-fn lower_attention(
+/// What is lowered as several nodes of the model together goes first: attention with the norms of its queries, and feed-forwards.
+fn lower_whole(
     graph: &Graph,
     backend: &dyn Backend,
     device: Device,
     explanations: &mut Vec<Explanation>,
 ) -> Result<Graph> {
     rewrite(graph, Stage::Legal(backend.name().to_string()), Ok, |builder, node| {
+        let place = || Place::Node(node.node.scope.clone());
+        if let Op::Linear(_) = node.op() {
+            let (lowered, why) = lower::linear(builder, device, &node.operands).at(place)?;
+            if lowered.is_some() {
+                note(explanations, "linear", &node.node.scope, why);
+            }
+            return Ok(lowered.map(|y| vec![y]));
+        }
         let Op::Attention(op) = node.op() else { return Ok(None) };
         let types: Vec<_> = node.operands.iter().map(|&id| builder.ty(id)).collect();
         let Native::No(reason) = backend.native(node.op(), &types) else { return Ok(None) };
-        let place = || Place::Node(node.node.scope.clone());
         let (result, way) = lower::attention(builder, device, op, &node.operands).at(place)?;
         note(explanations, node.op().name(), &node.node.scope, &format!("{reason}: {way}"));
         Ok(Some(vec![result]))

@@ -234,6 +234,10 @@ fn parse_transform(text: &str) -> Parsed<Transform> {
             let (chunks, keep) = keep.split_once('x').unwrap_or(("1", keep));
             Ok(Transform::Take { axis: number(axis)?, chunks: number(chunks)?, keep: number(keep)? })
         }
+        "part" => match numbers(rest)?[..] {
+            [axis, start, size] => Ok(Transform::Part { axis, start, size }),
+            _ => Err("expected `part AXIS START SIZE`".to_string()),
+        },
         "transpose" => Ok(Transform::Transpose(numbers(rest)?)),
         "reshape" => Ok(Transform::Reshape(numbers(rest)?)),
         "repeat" => Ok(Transform::Repeat(number(rest)?)),
@@ -241,7 +245,7 @@ fn parse_transform(text: &str) -> Parsed<Transform> {
             rest.trim().parse().map(Transform::Double).map_err(|_| format!("`{rest}` is no power of two"))
         }
         _ => Err(format!(
-            "`{word}` is no transform; the transforms are take, transpose, reshape, repeat, double"
+            "`{word}` is no transform; the transforms are take, part, transpose, reshape, repeat, double"
         )),
     }
 }

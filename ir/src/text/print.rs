@@ -82,6 +82,7 @@ fn weight_text(weight: &Weight) -> String {
         text += &match transform {
             Transform::Take { axis, chunks: 1, keep } => format!(" | take {axis} {keep}"),
             Transform::Take { axis, chunks, keep } => format!(" | take {axis} {chunks}x{keep}"),
+            Transform::Part { axis, start, size } => format!(" | part {axis} {start} {size}"),
             Transform::Transpose(perm) => format!(" | transpose {}", numbers(perm)),
             Transform::Reshape(sizes) => format!(" | reshape {}", numbers(sizes)),
             Transform::Repeat(times) => format!(" | repeat {times}"),

@@ -1,6 +1,8 @@
 //! How an attention is said in lower ops: one file a way, the first that takes the node is used.
 
 mod chunked;
+mod feed_forward;
+mod joined;
 mod regions;
 mod whole;
 mod windows;
@@ -76,6 +78,21 @@ fn moved(order: TokenOrder) -> &'static str {
 /// Asked in this order; the last takes everything.
 const LOWERINGS: [&dyn Lowering; 4] =
     [&windows::Windows, &regions::Regions, &chunked::Chunked, &whole::Whole];
+
+/// Writes a linear as the sum of several where the device gains by it; also says why. `None` where it stays one.
+///
+/// # Errors
+/// If the operands do not fit.
+pub fn linear(
+    b: &mut Builder,
+    device: Device,
+    operands: &[ValueId],
+) -> Result<(Option<ValueId>, &'static str)> {
+    match joined::joined(b, device, operands)? {
+        Some(sum) => Ok((Some(sum), joined::JOINED)),
+        None => Ok((feed_forward::feed_forward(b, device, operands)?, feed_forward::FEED_FORWARD)),
+    }
+}
 
 /// Writes an attention in lower ops; also says in words which way was chosen, and why.
 ///
