@@ -109,8 +109,11 @@ fn artifact(compiled: &Compiled, target: Target, part: Part) -> PathBuf {
     compiled.folder.join(target.backend(MinOs::default()).artifact(part.name()))
 }
 
-/// Prompt to picture; `run` runs a part.
-fn draw(noise: &Tensor, run: &mut dyn FnMut(Part, &[(&str, &Tensor)]) -> Tensor) -> Tensor {
+/// Runs a part: its inputs by name, its one output.
+type Run<'a> = &'a dyn Fn(Part, &[(&str, &Tensor)]) -> Tensor;
+
+/// Prompt to picture.
+fn draw(noise: &Tensor, run: Run) -> Tensor {
     let golden = tensors(&fixture("shapes/golden.safetensors"));
     let (ids, mask) = (entry(&golden["ids"], 0), entry(&golden["text_mask"], 0));
     let text = run(Part::TextEncoder, &[("input_ids", &ids)]);
@@ -120,7 +123,7 @@ fn draw(noise: &Tensor, run: &mut dyn FnMut(Part, &[(&str, &Tensor)]) -> Tensor)
 
 /// The picture of Core ML packages, read back, changed by `device` and interpreted: each f16 value is rounded as it is made.
 fn interpreted(compiled: &Compiled, noise: &Tensor, device: &dyn Fn(Graph) -> Graph) -> Tensor {
-    draw(noise, &mut |part, inputs| {
+    draw(noise, &|part, inputs| {
         let backend = Target::CoreMl.backend(MinOs::default());
         let (graph, store) = backend.read(&artifact(compiled, Target::CoreMl, part)).unwrap();
         Interpreter::new(&device(graph), &store).run(inputs).unwrap().remove(0)
@@ -129,7 +132,7 @@ fn interpreted(compiled: &Compiled, noise: &Tensor, device: &dyn Fn(Graph) -> Gr
 
 /// The picture of a target's own software.
 fn run_elsewhere(compiled: &Compiled, target: Target, noise: &Tensor, folder: &Path) -> Tensor {
-    draw(noise, &mut |part, inputs| {
+    draw(noise, &|part, inputs| {
         let job = runtimes::Job {
             artifact: artifact(compiled, target, part),
             inputs: folder.join("in.safetensors"),

@@ -5,11 +5,13 @@
 //! nothing: a product takes it into its weights, a norm into its epsilon. What has no such rule is computed in f32 where it must be.
 
 mod classes;
+mod notes;
 mod plan;
 
 use snapc_ir::{Graph, ValueId};
 
-pub use plan::{Note, Plan, Rule};
+pub use notes::Note;
+pub use plan::{Plan, Rule};
 
 /// The largest number of f16.
 pub const LARGEST: f32 = 65504.0;

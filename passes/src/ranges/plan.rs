@@ -2,6 +2,7 @@ use snapc_ir::ops::Op;
 use snapc_ir::{Graph, Node, ValueId};
 
 use super::classes::{Classes, carrier, moves};
+use super::notes::{Note, Notes, Why};
 use super::{LARGEST, MARGIN, MOST, Measured, Range, SMALLEST, power_for, two_to};
 use crate::SAMPLER;
 
@@ -29,19 +30,6 @@ pub enum Rule {
     Plain,
 }
 
-/// What was done to some nodes of one op for one reason.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Note {
-    /// The op.
-    pub op: &'static str,
-    /// Why, and what.
-    pub reason: String,
-    /// How many nodes.
-    pub count: usize,
-    /// The path of the first.
-    pub first: String,
-}
-
 /// How each node of a graph is computed in f16, and at which power each value is held.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -50,17 +38,6 @@ pub struct Plan {
     powers: Vec<i32>,
     rules: Vec<Rule>,
     notes: Vec<Note>,
-}
-
-/// Why a node is not computed as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
-    Value,
-    Weight,
-    Scores,
-    Rows,
-    Held,
-    Squares,
 }
 
 /// The bound of a norm's row, so that the sum of its squares keeps [`MARGIN`] in each number; a device may take the squares of a
@@ -107,7 +84,7 @@ impl Plan {
             }
             plan.rules.push(rule);
         }
-        plan.notes = notes.0.into_iter().map(Noted::note).collect();
+        plan.notes = notes.finish();
         plan
     }
 
@@ -296,56 +273,4 @@ const FEWEST_BITS: f32 = 1.0 / 1024.0;
 /// The power that weights of that size take at no loss worth a thought, where nothing but a norm's squares asks for it.
 fn spare(largest: f32) -> i32 {
     (0..=MOST).rev().find(|&power| largest * two_to(-power) >= 16.0 * FEWEST_BITS).unwrap_or(0)
-}
-
-/// A note while it is counted.
-struct Noted {
-    why: Why,
-    size: f32,
-    power: i32,
-    note: Note,
-}
-
-impl Noted {
-    fn note(self) -> Note {
-        let Noted { why, size, power, note } = self;
-        let bound = format!("{LARGEST} / {MARGIN}");
-        let reason = match why {
-            Why::Value => format!("the largest value, {size:.1e}, passes {bound}: computed in f32"),
-            Why::Weight => {
-                format!("a weight of up to {size:.1e} cannot be scaled inside f16: computed in f32")
-            }
-            Why::Scores => format!("scores of up to {size:.1e} pass {bound}: computed in f32"),
-            Why::Rows => format!(
-                "a row's squares sum to {size:.1e}, others are too small to be scaled with it: computed in f32"
-            ),
-            Why::Held => {
-                format!("the largest value, {size:.1e}, passes {bound}: held as 2^-{power} of itself")
-            }
-            Why::Squares => {
-                format!("a row's squares sum to {size:.1e}: its input is held as 2^-{power} of itself")
-            }
-        };
-        Note { reason, ..note }
-    }
-}
-
-#[derive(Default)]
-struct Notes(Vec<Noted>);
-
-impl Notes {
-    fn add(&mut self, node: &Node, why: Why, size: f32, power: i32) {
-        let op = node.op.name();
-        match self.0.iter_mut().find(|known| known.note.op == op && known.why == why) {
-            Some(known) => {
-                known.note.count += 1;
-                known.size = known.size.max(size);
-                known.power = known.power.max(power);
-            }
-            None => {
-                let note = Note { op, reason: String::new(), count: 1, first: node.scope.clone() };
-                self.0.push(Noted { why, size, power, note });
-            }
-        }
-    }
 }
