@@ -19,7 +19,11 @@ from tokenizers import Tokenizer
 def open_model(dist, manifest, part):
     """Opens one of the three models; gives a function from named arrays to its output."""
     artifact = next(entry["artifact"] for entry in manifest["parts"] if entry["part"] == part)
-    session = onnxruntime.InferenceSession(dist / artifact / "model.onnx", providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # From the second run on a memory pattern would keep a second arena beside the first.
+    options.enable_mem_pattern = False
+    path = dist / artifact / "model.onnx"
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda **inputs: session.run(None, inputs)[0]
 
 

@@ -12,9 +12,9 @@ use snapc_backend::{LegalGraph, legalize_explained};
 use snapc_driver::{Bake, Device, Form, MinOs, Part, Precision, ShowOptions, Target, Width, show};
 use snapc_frontends::Pipeline;
 use snapc_interp::Interpreter;
-use snapc_ir::ops::{Attention, Op, Pattern};
+use snapc_ir::ops::{Attention, Gelu, GeluForm, Op, Pattern};
 use snapc_ir::text::parse;
-use snapc_ir::{Builder, DType, Def, Graph, Stage, TensorType, TokenOrder};
+use snapc_ir::{Builder, DType, Def, Graph, Stage, TensorType, TokenOrder, Weight};
 use snapc_tests::{assert_close, fixture, no_numbers, runtimes, tensor_file};
 use snapc_weights::{Store, Tensor};
 
@@ -166,6 +166,50 @@ fn every_way_computes_what_attention_does() {
         }
         for (found, (what, right)) in runtimes::run(target, &jobs).into_iter().zip(&expected) {
             assert_close(what, &found["y"], right, F32);
+        }
+    }
+}
+
+/// A hidden layer of more than 4 M numbers: on a CPU in parts of its hidden axis, elsewhere as it is.
+#[test]
+fn a_wide_feed_forward_in_parts() {
+    let (tokens, width, hidden) = (1100, 6, 4000);
+    let mut b = Builder::new("case", Stage::Subnet);
+    let x = b.input("x", TensorType::new(DType::F32, [1, tokens, width]));
+    let mut weight = |name: &str, seed, shape: &[usize]| {
+        let values = numbers(seed, shape).values().to_vec();
+        b.weight(Weight::inline(name, values, shape.to_vec())).unwrap()
+    };
+    let up = [weight("0.weight", 1, &[hidden, width]), weight("0.bias", 2, &[hidden])];
+    let down = [weight("2.weight", 3, &[width, hidden]), weight("2.bias", 4, &[width])];
+    b.set_scope("ffn");
+    let y = b.linear(x, up[0], Some(up[1])).unwrap();
+    let y = b.one(Gelu { form: GeluForm::Tanh }, &[y]).unwrap();
+    let y = b.linear(y, down[0], Some(down[1])).unwrap();
+    b.output("y", y);
+    let graph = b.finish().unwrap();
+    let inputs = [("x", numbers(5, &[1, tokens, width]))];
+    let right = interpret(&graph, &inputs);
+    let folder = tempfile::tempdir().unwrap();
+    for target in Target::ALL {
+        let backend = target.backend(MinOs::default());
+        for device in Device::ALL {
+            let (legal, why) = legalize_explained(&graph, backend.as_ref(), device).unwrap();
+            let in_parts = why.iter().any(|found| found.reason.contains("in parts of its hidden axis"));
+            assert_eq!(in_parts, device == Device::Cpu);
+            let widest = legal.nodes().iter().map(|node| legal.ty(node.results[0]).count()).max().unwrap();
+            assert_eq!(widest <= 1 << 22, in_parts);
+            assert_close("legal", &interpret(&legal, &inputs), &right, F32);
+            let own = folder.path().join(format!("{}_{device}", target.name()));
+            std::fs::create_dir(&own).unwrap();
+            let job = runtimes::Job {
+                artifact: own.join(backend.artifact("case")),
+                inputs: own.join("inputs.safetensors"),
+                outputs: own.join("outputs.safetensors"),
+            };
+            write(target, &legal, &job.artifact);
+            tensor_file(&job.inputs, &[("x", &inputs[0].1)]);
+            assert_close(target.name(), &runtimes::run(target, &[job])[0]["y"], &right, F32);
         }
     }
 }
