@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use snapc_driver::{
-    Bake, CompileOptions, Layout, Manifest, MinOs, Part, Precision, Silent, Target, Width, compile,
+    Bake, CompileOptions, Layout, Manifest, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile,
 };
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, Sampling, sample};
@@ -71,6 +71,7 @@ fn options(setup: &Setup, subnets: &[&str], output: &Path) -> CompileOptions {
         bake: None,
         steps: setup.steps,
         guidance: setup.guidance,
+        ranges: Ranges::default(),
         layout: Layout::Default,
         output: output.to_path_buf(),
     }

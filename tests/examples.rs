@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 use snapc_driver::{
-    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, Silent, Target, Width, compile, generate,
+    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, Ranges, Silent, Target, Width, compile,
+    generate,
 };
 use snapc_tests::{assert_close, copy_folder, entry, fixture, psnr, runtimes, tensor_file, tensors};
 use snapc_weights::Tensor;
@@ -44,6 +45,7 @@ fn options(target: Target, precision: Precision, output: &Path) -> CompileOption
         bake: Some(Bake::None),
         steps: None,
         guidance: None,
+        ranges: Ranges::default(),
         layout: Layout::Default,
         output: output.to_path_buf(),
     }

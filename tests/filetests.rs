@@ -9,7 +9,8 @@ use snapc_interp::Interpreter;
 use snapc_ir::analysis::Flow;
 use snapc_ir::pipeline::{Schedule, StepRule};
 use snapc_ir::text::{parse, print};
-use snapc_ir::{Graph, Place};
+use snapc_ir::{Def, Graph, Place};
+use snapc_passes::ranges::{Measured, Plan};
 use snapc_passes::{
     AttentionScale, BakePass, Baking, Form, Pass, Precision, PrecisionPass, RotaryHalves, Slice,
     TokenOrderPass,
@@ -47,12 +48,36 @@ fn command(words: &[&str], graph: &Graph) -> Graph {
             let precision: Precision = words[1].parse().unwrap();
             PrecisionPass { precision, weights_only: words.get(2) == Some(&"weights") }.run(graph).unwrap()
         }
+        "ranges" => ranges(words, graph).0,
         "legalize" => {
             let target: Target = words[1].parse().unwrap();
             (*legalize(graph, target.backend(MinOs::default()).as_ref()).unwrap()).clone()
         }
         other => panic!("`{other}` is no command of a file test"),
     }
+}
+
+/// `precision f16` for values whose largest numbers are given: `x=9e4` of an input or weight, `0=9e4` of a node's result. Also what
+/// `--explain` says.
+fn ranges(words: &[&str], graph: &Graph) -> (Graph, String) {
+    let mut measured = Measured::new(graph);
+    for (name, size) in words.iter().filter_map(|word| word.split_once('=')) {
+        let input = graph.inputs().iter().find(|port| port.name == name).map(|port| port.value);
+        let weight = graph.values().iter().find_map(|value| match value.def {
+            Def::Weight(id) if graph.weight(id).name == name => Some(graph.weight_value(id)),
+            _ => None,
+        });
+        let node = || graph.nodes()[name.parse::<usize>().unwrap()].results[0];
+        let value = input.or(weight).unwrap_or_else(node);
+        size.split(',').for_each(|size| measured.add(value, 1, &[size.parse().unwrap()]));
+    }
+    let plan = Plan::new(graph, &measured);
+    let pass = PrecisionPass { precision: Precision::F16, weights_only: false };
+    let notes = plan
+        .notes()
+        .iter()
+        .map(|note| format!("; {} x {} (first at {}): {}\n", note.op, note.count, note.first, note.reason));
+    (pass.run_measured(graph, &plan).unwrap(), notes.collect())
 }
 
 /// The time path of a file's graph: its weights are all inline.
@@ -97,7 +122,8 @@ fn files() {
         }
         let words: Vec<&str> = first.split_whitespace().collect();
         let graph = parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        insta::assert_snapshot!(checked(&command(&words, &graph)));
+        let notes = if words[0] == "ranges" { ranges(&words, &graph).1 } else { String::new() };
+        insta::assert_snapshot!(format!("{}{notes}", checked(&command(&words, &graph))));
     });
 }
 

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Part, Precision, Silent, Target, Width, compile};
+use snapc_driver::{
+    Bake, CompileOptions, Layout, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile,
+};
 use snapc_frontends::Pipeline;
 use snapc_interp::Interpreter;
 use snapc_tests::{assert_close, entry, files, fixture, psnr, runtimes, tensor_file, tensors};
@@ -28,6 +30,7 @@ fn compiled(precision: Precision, layout: Layout, output: &Path) -> PathBuf {
         bake: Some(Bake::None),
         steps: None,
         guidance: None,
+        ranges: Ranges::default(),
         layout,
         output: output.to_path_buf(),
     };

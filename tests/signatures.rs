@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use snapc_driver::{
-    Bake, CompileOptions, Layout, MinOs, Part, Precision, Silent, Target, Width, compile, parse_size,
+    Bake, CompileOptions, Layout, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile, parse_size,
 };
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, TorchGenerator};
@@ -31,6 +31,7 @@ fn options(precision: Precision, sizes: &[&str], one_file: bool, output: &Path) 
         bake: Some(Bake::None),
         steps: None,
         guidance: None,
+        ranges: Ranges::default(),
         layout: Layout::Default,
         output: output.to_path_buf(),
     }

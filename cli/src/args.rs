@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snapc_driver::{Bake, Device, Layout, MinOs, Part, Precision, Target, parse_part, parse_size};
+use snapc_driver::{Bake, Device, Layout, MinOs, Part, Precision, Ranges, Target, parse_part, parse_size};
 
 /// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
 #[derive(Parser)]
@@ -80,7 +80,12 @@ pub struct CompileArgs {
     pub layout: Layout,
     #[command(flatten)]
     pub baking: BakeArgs,
-    /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out, and why
+    /// Measure how large values become over some prompts, and scale or keep in f32 what would pass f16 (coreml): auto (where that
+    /// takes about a minute at most), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub ranges: Ranges,
+    /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out,
+    /// which values are scaled or kept in f32, and why
     #[arg(long)]
     pub explain: bool,
     /// The output folder [default: dist]

@@ -127,6 +127,7 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         bake: bake(args.baking.bake, &project)?,
         steps: args.baking.steps,
         guidance: args.baking.guidance,
+        ranges: args.ranges,
         layout: args.layout,
         output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
     };

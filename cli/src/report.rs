@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use snapc_driver::{Compiled, Explanation, Generated, Inspection, PartEntry, Report, Verified};
+use snapc_driver::{
+    Compiled, Explanation, Generated, Inspection, NodeRange, PartEntry, PartRanges, Report, Verified,
+};
 use snapc_ir::{Class, Error, shape_text};
 
 /// Shows progress where standard error is a terminal, and warnings always; with JSON, warnings are kept for the result.
@@ -93,7 +95,7 @@ fn mega(bytes: u64) -> String {
 /// What a compile wrote; with `explain`, what was not written as it is, and why.
 pub fn compiled(all: &[Compiled], explain: bool) -> String {
     let mut text = String::new();
-    for Compiled { folder, manifest, explanations } in all {
+    for Compiled { folder, manifest, explanations, ranges } in all {
         text += &format!("{}\n", folder.display());
         let names: Vec<String> = manifest.parts.iter().map(artifact).collect();
         let wide = names.iter().map(String::len).fold(24, usize::max);
@@ -107,7 +109,19 @@ pub fn compiled(all: &[Compiled], explain: bool) -> String {
                 let Explanation { op, reason, count, first } = why;
                 text += &format!("    {op} x {count} (first at {first}): {reason}\n");
             }
+            let measured = ranges.iter().filter(|of| explain && of.part == part.part);
+            measured.for_each(|of| text += &hottest(of));
         }
+    }
+    text
+}
+
+/// The nodes whose values came closest to the end of f16.
+fn hottest(ranges: &PartRanges) -> String {
+    const SHOWN: usize = 5;
+    let mut text = "    largest values measured, of f16's 65504:\n".to_string();
+    for NodeRange { path, op, largest, share } in ranges.nodes.iter().take(SHOWN) {
+        text += &format!("      {largest:>9.3e} {:>8.3} %  {op} at {path}\n", share * 100.0);
     }
     text
 }
@@ -129,7 +143,9 @@ pub fn compiled_json(all: &[Compiled], warnings: &[String]) -> Value {
                 .iter()
                 .map(|(part, list)| (part.clone(), list.iter().map(explained).collect()))
                 .collect();
-            json!({"folder": compiled.folder, "manifest": compiled.manifest, "expanded": parts})
+            let ranges: serde_json::Map<String, Value> =
+                compiled.ranges.iter().map(|of| (of.part.clone(), json!(of.nodes))).collect();
+            json!({"folder": compiled.folder, "manifest": compiled.manifest, "expanded": parts, "ranges": ranges})
         })
         .collect();
     json!({"outputs": folders, "warnings": warnings})

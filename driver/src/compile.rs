@@ -8,7 +8,7 @@ use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Graph, Place, Result};
 use snapc_onnx::Layout;
-use snapc_passes::{Standard, run, standard};
+use snapc_passes::{PrecisionPass, Standard, standard};
 use snapc_weights::Store;
 
 use crate::Report;
@@ -17,6 +17,7 @@ use crate::companions;
 use crate::manifest::{Manifest, OptionsEntry, PartEntry, ScheduleEntry, TokenizerEntry};
 use crate::options::{Bake, CompileOptions, Width};
 use crate::output::Staging;
+use crate::ranges::{Calibration, PartRanges, precise};
 use crate::targets::Target;
 
 /// One folder that a compile wrote.
@@ -28,6 +29,8 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// For each part, which ops the target has not or its delegates leave out, and why.
     pub explanations: Vec<(String, Vec<Explanation>)>,
+    /// What was measured of each part's values; empty where nothing was.
+    pub ranges: Vec<PartRanges>,
 }
 
 /// One target and one network of it, while its folder is made.
@@ -43,6 +46,10 @@ struct Job {
     staging: Staging,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
+    calibration: Option<Calibration>,
+    /// Why there is no calibration. Told at the end: what stops the compile says it better.
+    unmeasured: Option<String>,
+    ranges: Vec<PartRanges>,
 }
 
 /// Import, slice, bake, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
@@ -58,6 +65,10 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let mut jobs = jobs(options, &pipeline, &schedule)?;
     let mut parts = Part::ALL.to_vec();
     parts.retain(|part| options.parts.is_empty() || options.parts.contains(part));
+    for job in jobs.iter_mut().filter(|job| job.precision().computes_half()) {
+        let subject = (&job.width, job.bake, job.guidance());
+        (job.calibration, job.unmeasured) = Calibration::new(options, &parts, subject, report)?;
+    }
     if options.one_file {
         one_file::write(&mut jobs, &parts, options, &pipeline, &schedule, report)?;
         parts.clear();
@@ -75,6 +86,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
             write_jobs(theirs, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
         }
     }
+    jobs.iter().filter_map(|job| job.unmeasured.as_ref()).for_each(|why| report.warn(why));
     jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
 }
 
@@ -84,6 +96,11 @@ fn batch(part: Part, guided: bool) -> usize {
 }
 
 impl Job {
+    fn precision(&self) -> PrecisionPass {
+        let Standard { precision, weights_only, .. } = self.passes;
+        PrecisionPass { precision, weights_only }
+    }
+
     fn guidance(&self) -> Option<f32> {
         self.passes.baking.as_ref().and_then(|baking| baking.guidance)
     }
@@ -118,6 +135,9 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 staging: Staging::begin(&folder)?,
                 parts: Vec::new(),
                 explanations: Vec::new(),
+                calibration: None,
+                unmeasured: None,
+                ranges: Vec::new(),
             });
         }
     }
@@ -138,7 +158,7 @@ fn write_jobs(
 ) -> Result<()> {
     let mut legal = Vec::new();
     for job in jobs.iter_mut() {
-        let graph = legal_for(job, imported.graph.name(), imported)?;
+        let graph = legal_for(job, imported.graph.name(), imported, report)?;
         let mut entry = PartEntry::new(&graph, job.backend.artifact(graph.name()));
         entry.rename(job.layout);
         job.parts.push(entry);
@@ -153,12 +173,13 @@ fn write_jobs(
 }
 
 /// A part as one job's target takes it; `name` is what the artifact calls it.
-fn legal_for(job: &mut Job, name: &str, imported: &Imported) -> Result<LegalGraph> {
+fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Report) -> Result<LegalGraph> {
     let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
     let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
-    let (graph, why) =
-        legalize_explained(&run(&imported.graph, &passes, None)?, job.backend.as_ref(), job.device)?;
-    job.explanations.push((name.to_string(), why));
+    let precise = precise(imported, &passes, &job.precision(), job.calibration.as_ref(), report)?;
+    let (graph, why) = legalize_explained(&precise.graph, job.backend.as_ref(), job.device)?;
+    job.explanations.push((name.to_string(), [precise.notes, why].concat()));
+    job.ranges.extend(precise.ranges);
     Ok(graph)
 }
 
@@ -266,5 +287,10 @@ fn finish(
     text.push('\n');
     job.staging.write("manifest.json", text.as_bytes())?;
     companions::write(job.target, job.layout, pipeline, &manifest, job.staging.path())?;
-    Ok(Compiled { folder: job.staging.finish()?, manifest, explanations: job.explanations })
+    Ok(Compiled {
+        folder: job.staging.finish()?,
+        manifest,
+        explanations: job.explanations,
+        ranges: job.ranges,
+    })
 }

@@ -77,6 +77,43 @@ impl FromStr for Bake {
     }
 }
 
+/// Whether the ranges of a part's values are measured where it computes in f16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ranges {
+    /// Where that takes about a minute at most.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never: all values are taken to fit f16.
+    Off,
+}
+
+impl Ranges {
+    /// All of them.
+    pub const ALL: [Ranges; 3] = [Ranges::Auto, Ranges::On, Ranges::Off];
+
+    /// The word of the option.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ranges::Auto => "auto",
+            Ranges::On => "on",
+            Ranges::Off => "off",
+        }
+    }
+}
+
+impl FromStr for Ranges {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        Ranges::ALL
+            .into_iter()
+            .find(|ranges| ranges.name() == text)
+            .ok_or_else(|| format!("`{text}` is no way to measure ranges; the ways are auto, on, off"))
+    }
+}
+
 /// What `compile` is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompileOptions {
@@ -104,6 +141,8 @@ pub struct CompileOptions {
     pub steps: Option<usize>,
     /// How strongly the prompt pulls, baked into the graph.
     pub guidance: Option<f32>,
+    /// Whether the ranges of values are measured.
+    pub ranges: Ranges,
     /// The layout of ONNX folders.
     pub layout: Layout,
     /// The output folder: `<output>/<target>/<subnet>/`.

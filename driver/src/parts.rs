@@ -185,6 +185,14 @@ impl Parts {
         Walk { transformer: &self.transformer, bake: self.bake, schedule: &self.schedule, text, guidance }
     }
 
+    /// A prompt's ids.
+    ///
+    /// # Errors
+    /// What the tokenizer finds.
+    pub fn ids(&self, prompt: &str) -> Result<Tensor> {
+        Ok(Tensor::i32([1, self.tokens], self.tokenizer.encode(prompt)?.ids))
+    }
+
     fn encode(&self, prompt: &str) -> Result<(Text, Option<String>)> {
         let encoded = self.tokenizer.encode(prompt)?;
         let ids = Tensor::i32([1, self.tokens], encoded.ids);

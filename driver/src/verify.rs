@@ -4,19 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use snapc_frontends::Part;
-use snapc_interp::TorchGenerator;
 use snapc_ir::{Error, Place, Result};
 use snapc_weights::Tensor;
 
 use crate::Report;
+use crate::examples::{Example, borrowed, draw, prompts};
 use crate::manifest::{Manifest, sized};
-use crate::options::{Bake, Width};
-use crate::parts::{Choice, Drawn, Network, Parts, Prompt, read_artifact};
+use crate::options::Width;
+use crate::parts::{Choice, Network, Parts, read_artifact};
 use crate::runtime;
-use crate::walk::Walked;
-
-/// Prompts where the pipeline folder has no `verify_prompts.txt`.
-const PROMPTS: [&str; 2] = ["a red circle left of a blue square", "a photo of a cat on a chair"];
 
 /// What an artifact must keep to: each part its relative error, the picture its PSNR.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -132,12 +128,6 @@ impl Worst {
         let psnr = psnr.map(|psnr| psnr.min(200.0));
         Row { part: part.to_string(), run_by: run_by.to_string(), max_abs, relative, psnr, passed }
     }
-}
-
-/// One part's inputs and what the pipeline makes of them.
-struct Example {
-    inputs: Vec<(String, Tensor)>,
-    output: Tensor,
 }
 
 /// Holds every folder that `compile` wrote at or below `dist` against the pipeline.
@@ -256,69 +246,6 @@ fn verify_size(
 fn row_name(manifest: &Manifest, part: &str, size: [usize; 2]) -> String {
     let one = part == Part::TextEncoder.name() || manifest.sizes().len() == 1;
     sized(part, (!one).then_some(size))
-}
-
-/// The prompts of the pipeline's `verify_prompts.txt`, or the built-in ones.
-fn prompts(pipeline: &Path, count: usize) -> Result<Vec<String>> {
-    let path = pipeline.join("verify_prompts.txt");
-    let list: Vec<String> = match std::fs::read_to_string(&path) {
-        Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect(),
-        Err(_) => PROMPTS.map(str::to_string).to_vec(),
-    };
-    if list.is_empty() || count == 0 {
-        return Err(Error::input("there are no prompts to verify with").at(Place::File(path)));
-    }
-    Ok(list.into_iter().take(count).collect())
-}
-
-/// Draws one picture and keeps what each part was given and gave: the transformer's runs as one that is baked in that way has them.
-fn draw(
-    parts: &Parts,
-    prompt: &str,
-    guidance: Option<f32>,
-    seed: u64,
-    bake: Bake,
-    examples: &mut Vec<(Part, Example)>,
-) -> Result<Drawn> {
-    let mut generator = TorchGenerator::new(seed);
-    let shape = parts.latent_shape.clone();
-    let mut noise = || Tensor::f32(shape.clone(), generator.randn(shape.iter().product()));
-    let start = noise();
-    let mut runs = Vec::new();
-    let prompt = Prompt { text: prompt, guidance: guidance.map(|guidance| (guidance, "")) };
-    let drawn = parts.draw(&prompt, start, &mut |_| Ok(noise()), &mut |step| {
-        runs.push(Example { inputs: step.inputs.to_vec(), output: step.output.clone() });
-    })?;
-    let example = |name: &str, input: &Tensor, output: &Tensor| Example {
-        inputs: vec![(name.to_string(), input.clone())],
-        output: output.clone(),
-    };
-    examples.push((Part::TextEncoder, example("input_ids", &drawn.text.ids, &drawn.text.hidden)));
-    let walk = parts.walk(&drawn.text, &drawn.guidance);
-    let Walked { noise, fresh, latents } = &drawn.walked;
-    let transformer = match (bake, latents.last()) {
-        (Bake::None, _) | (_, None) => runs,
-        (Bake::Step, _) => {
-            let before = std::iter::once(noise).chain(latents);
-            let one = |(step, (before, after)): (usize, (&Tensor, &Tensor))| Example {
-                inputs: walk.step_inputs(before, step, fresh.get(step)),
-                output: after.clone(),
-            };
-            before.zip(latents).enumerate().map(one).collect()
-        }
-        (Bake::Unrolled, Some(last)) => {
-            vec![Example { inputs: walk.unrolled_inputs(noise, fresh), output: last.clone() }]
-        }
-    };
-    examples.extend(transformer.into_iter().map(|example| (Part::Transformer, example)));
-    if let Some(last) = latents.last() {
-        examples.push((Part::VaeDecoder, example("latent", last, &drawn.image)));
-    }
-    Ok(drawn)
-}
-
-fn borrowed(inputs: &[(String, Tensor)]) -> Vec<(&str, &Tensor)> {
-    inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
 }
 
 fn in_runtime(

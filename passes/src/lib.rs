@@ -2,8 +2,10 @@
 
 mod attention_scale;
 mod bake;
+mod half_replay;
 mod list;
 mod precision;
+pub mod ranges;
 mod rotary_halves;
 mod slice;
 mod token_order;

@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use snapc_ir::ops::{Cast, Op, TimestepEmbedding};
-use snapc_ir::{Builder, DType, Def, Graph, Replayed, Result, Stage, ValueId, Weight};
+use snapc_ir::ops::Cast;
+use snapc_ir::{DType, Graph, Result, Stage, Weight};
 
+use crate::half_replay::HalfReplay;
+use crate::ranges::Plan;
 use crate::{Pass, SAMPLER};
 
 /// The type in which a part is written and computed.
@@ -38,7 +40,8 @@ impl FromStr for Precision {
 }
 
 /// Gives weights and values their types. What f16 cannot carry stays f32: the timestep and its sinusoid (a step of f16 at 1000 is
-/// 0.5), the sampler's step and its coefficients; norms take and give f16 but are computed in f32 by their definition.
+/// 0.5), the sampler's step and its coefficients; norms take and give f16 but are computed in f32 by their definition. What is known
+/// of the values' ranges decides which are scaled by a power of two, and what else stays f32 ([`Plan`]).
 pub struct PrecisionPass {
     /// The type to compute in.
     pub precision: Precision,
@@ -47,46 +50,23 @@ pub struct PrecisionPass {
 }
 
 impl PrecisionPass {
-    fn to_half(&self, graph: &Graph) -> Result<Graph> {
-        let mut builder = Builder::new(graph.name(), graph.stage().clone());
-        let mut map: Vec<Option<ValueId>> = vec![None; graph.values().len()];
-        for port in graph.inputs() {
-            map[port.value.index()] = Some(builder.input(port.name.clone(), graph.ty(port.value).clone()));
-        }
-        let kept = sampler_weights(graph);
-        for (index, value) in graph.values().iter().enumerate() {
-            if let Def::Weight(id) = value.def {
-                let weight = graph.weight(id).clone();
-                let weight = if kept.contains(&weight.name) { weight } else { half(weight) };
-                map[index] = Some(builder.weight(weight)?);
-            }
-        }
-        for node in graph.nodes() {
-            builder.set_scope(node.scope.clone());
-            let exact = matches!(node.op, Op::TimestepEmbedding(TimestepEmbedding { .. }));
-            let wanted = if exact || node.scope == SAMPLER { DType::F32 } else { DType::F16 };
-            let mut operands = Vec::new();
-            for id in &node.operands {
-                let value = map[id.index()].unwrap_or(*id);
-                let float = builder.ty(value).dtype.is_float();
-                operands.push(if float { builder.cast(value, wanted)? } else { value });
-            }
-            let replayed = Replayed { node, operands };
-            let op = match replayed.op() {
-                Op::Cast(_) => Op::from(Cast { dtype: wanted }),
-                op => op.clone(),
-            };
-            for (old, new) in node.results.iter().zip(builder.op(op, &replayed.operands)?) {
-                map[old.index()] = Some(new);
-            }
-        }
-        for port in graph.outputs() {
-            let value = map[port.value.index()].unwrap_or(port.value);
-            builder.set_scope("");
-            let value = builder.cast(value, graph.ty(port.value).dtype)?;
-            builder.output(port.name.clone(), value);
-        }
-        builder.finish()
+    /// As a run of the pass with `F16`, for a graph whose values were measured.
+    ///
+    /// # Errors
+    /// A plan of another graph.
+    pub fn run_measured(&self, graph: &Graph, plan: &Plan) -> Result<Graph> {
+        if self.computes_half() { self.to_half(graph, plan) } else { self.run(graph) }
+    }
+
+    /// Whether values become f16, so that their ranges matter.
+    pub fn computes_half(&self) -> bool {
+        self.precision == Precision::F16 && !self.weights_only
+    }
+
+    fn to_half(&self, graph: &Graph, plan: &Plan) -> Result<Graph> {
+        let mut replay = HalfReplay::new(graph, plan)?;
+        graph.nodes().iter().enumerate().try_for_each(|(index, node)| replay.node(index, node))?;
+        replay.finish()
     }
 
     /// Weights of less than a page stay as they are: their casts would cost more than their bytes.
@@ -113,7 +93,7 @@ impl PrecisionPass {
 }
 
 /// The names of the weights that the sampler alone reads.
-fn sampler_weights(graph: &Graph) -> BTreeSet<String> {
+pub(crate) fn sampler_weights(graph: &Graph) -> BTreeSet<String> {
     let read_by = |sampler: bool| -> BTreeSet<String> {
         let nodes = graph.nodes().iter().filter(|node| (node.scope == SAMPLER) == sampler);
         nodes
@@ -125,7 +105,7 @@ fn sampler_weights(graph: &Graph) -> BTreeSet<String> {
     &read_by(true) - &read_by(false)
 }
 
-fn half(mut weight: Weight) -> Weight {
+pub(crate) fn half(mut weight: Weight) -> Weight {
     if weight.dtype == DType::F32 {
         weight.dtype = DType::F16;
     }
@@ -144,7 +124,7 @@ impl Pass for PrecisionPass {
     fn run(&self, graph: &Graph) -> Result<Graph> {
         match (self.precision, self.weights_only) {
             (Precision::F32, _) => Ok(graph.clone()),
-            (Precision::F16, false) => self.to_half(graph),
+            (Precision::F16, false) => self.to_half(graph, &Plan::unmeasured(graph)),
             (Precision::F16, true) => self.store_half(graph),
         }
     }

@@ -59,7 +59,7 @@ pub fn write(
     for job in jobs.iter_mut() {
         let mut own = Vec::new();
         for One { key, size, imported } in &all {
-            let graph = legal_for(job, key, imported)?;
+            let graph = legal_for(job, key, imported, report)?;
             let mut entry = PartEntry::new(&graph, FILE.to_string());
             (entry.signature, entry.size) = (Some(key.clone()), *size);
             job.parts.push(entry);
