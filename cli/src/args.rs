@@ -81,7 +81,7 @@ pub struct CompileArgs {
     #[command(flatten)]
     pub baking: BakeArgs,
     /// Measure how large values become over some prompts, and scale or keep in f32 what would pass f16 (coreml): auto (where that
-    /// takes about a minute at most), on or off
+    /// takes some ten seconds at most), on or off
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub ranges: Ranges,
     /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out,

@@ -80,7 +80,7 @@ impl FromStr for Bake {
 /// Whether the ranges of a part's values are measured where it computes in f16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ranges {
-    /// Where that takes about a minute at most.
+    /// Where that takes some ten seconds at most.
     #[default]
     Auto,
     /// Always.

@@ -18,8 +18,8 @@ use crate::parts::{Choice, Parts};
 /// prompt has all of them.
 const PROMPTS: usize = 4;
 
-/// The most work that nobody asked for, in floating-point operations: about a minute on two cores.
-const MOST_FLOPS: u64 = 1_000_000_000_000;
+/// The most work that nobody asked for, in floating-point operations: some ten seconds on two cores.
+const MOST_FLOPS: u64 = 200_000_000_000;
 
 /// How large one node's results became.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -106,10 +106,10 @@ impl Orders {
 
     fn node(&mut self, b: &mut Builder, node: &Replayed) -> Rewritten {
         let x = node.operands[0];
-        if let Op::Conv2d(op) = node.op() {
-            if let Some(tokens) = self.windows(b, op, node)? {
-                return Ok(Some(vec![tokens]));
-            }
+        if let Op::Conv2d(op) = node.op()
+            && let Some(tokens) = self.windows(b, op, node)?
+        {
+            return Ok(Some(vec![tokens]));
         }
         if let Op::TokensFromMap(_) = node.op() {
             return self.tokens_from_map(b, x);

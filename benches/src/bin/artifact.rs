@@ -87,7 +87,7 @@ fn measure(options: &Options) -> Result<String> {
         Model { name: "floor", graph: floor(&plain)? },
         Model { name: "velocity", graph: velocity },
     ];
-    let mut costs: BTreeMap<(&str, &str), Cost> = BTreeMap::new();
+    let mut costs: BTreeMap<(&'static str, &'static str), Cost> = BTreeMap::new();
     for target in [Target::Onnx, Target::TfLite] {
         let mut written = Vec::new();
         for model in &models {
@@ -150,35 +150,50 @@ fn run_model(options: &Options, target: Target, path: &Path) -> Result<Cost> {
         .map_err(|_| Error::input(format!("{}: {}", model.display(), String::from_utf8_lossy(&done.stderr))))
 }
 
-fn table(costs: &BTreeMap<(&str, &str), Cost>) -> String {
+/// The costs of the models in one runtime, by the models' names.
+struct InRuntime<'a> {
+    costs: &'a BTreeMap<(&'static str, &'static str), Cost>,
+    runtime: &'static str,
+}
+
+impl InRuntime<'_> {
+    fn cost(&self, name: &'static str) -> Cost {
+        let none = Cost { ms: f64::NAN, first_mb: f64::NAN, peak_mb: f64::NAN, before_mb: f64::NAN };
+        self.costs.get(&(self.runtime, name)).copied().unwrap_or(none)
+    }
+
+    /// Time and memory of a model.
+    fn line(&self, name: &'static str) -> String {
+        let cost = self.cost(name);
+        format!("{:.0}, {:.0} / {:.0}", cost.ms, cost.first_mb, cost.peak_mb)
+    }
+
+    fn times(&self, above: &'static str, below: &'static str) -> String {
+        format!("{:.3}", self.cost(above).ms / self.cost(below).ms)
+    }
+
+    /// Memory beyond the empty process.
+    fn memory(&self, above: &'static str, below: &'static str) -> String {
+        let of = |name| self.cost(name).peak_mb - self.cost(name).before_mb;
+        format!("{:.3}", of(above) / of(below))
+    }
+}
+
+fn table(costs: &BTreeMap<(&'static str, &'static str), Cost>) -> String {
+    let runtimes = ["onnx", "tflite"].map(|runtime| InRuntime { costs, runtime });
     let mut text = String::from("| | ONNX Runtime | LiteRT |\n| --- | --- | --- |\n");
-    let mut row = |what: &str, of: &dyn Fn(&dyn Fn(&str) -> Cost) -> String| {
-        let cells = ["onnx", "tflite"].map(|target| {
-            let cost = |name: &str| {
-                costs.get(&(target, name)).copied().unwrap_or(Cost {
-                    ms: 0.0,
-                    first_mb: 0.0,
-                    peak_mb: 0.0,
-                    before_mb: 0.0,
-                })
-            };
-            of(&cost)
-        });
+    let mut row = |what: String, cells: [String; 2]| {
         text.push_str(&format!("| {what} | {} |\n", cells.join(" | ")));
     };
     for name in ["full attention", "ASSA", "floor", "velocity"] {
-        row(&format!("{name}: CPU ms, peak MB after one run / three"), &|cost| {
-            let cost = cost(name);
-            format!("{:.0}, {:.0} / {:.0}", cost.ms, cost.first_mb, cost.peak_mb)
-        });
+        let cells = runtimes.each_ref().map(|runtime| runtime.line(name));
+        row(format!("{name}: CPU ms, peak MB after one run / three"), cells);
     }
-    row("attention core, full / ours: time", &|cost| {
-        format!("{:.2}", cost("full attention").ms / cost("ASSA").ms)
-    });
-    row("attention core, ours / full: memory over the empty process", &|cost| {
-        let of = |name: &str| cost(name).peak_mb - cost(name).before_mb;
-        format!("{:.3}", of("ASSA") / of("full attention"))
-    });
-    row("velocity / floor: time", &|cost| format!("{:.3}", cost("velocity").ms / cost("floor").ms));
+    let cells = runtimes.each_ref().map(|runtime| runtime.times("full attention", "ASSA"));
+    row("attention core, full / ours: time".to_string(), cells);
+    let cells = runtimes.each_ref().map(|runtime| runtime.memory("ASSA", "full attention"));
+    row("attention core, ours / full: memory over the empty process".to_string(), cells);
+    let cells = runtimes.each_ref().map(|runtime| runtime.times("velocity", "floor"));
+    row("velocity / floor: time".to_string(), cells);
     text
 }

@@ -397,7 +397,7 @@ impl Operands<'_, '_> {
         let shape = self.shape(0)?;
         let slice =
             Slice { starts: self.integers(1, &[shape.len()])?, sizes: self.integers(2, &[shape.len()])? };
-        require(!slice.cut(&shape).is_empty(), || "SLICE cuts nothing".to_string())?;
+        require(!slice.cut(shape).is_empty(), || "SLICE cuts nothing".to_string())?;
         Ok(slice)
     }
 
