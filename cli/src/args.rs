@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snapc_driver::{Bake, Device, Layout, MinOs, Part, Precision, Ranges, Target, parse_part, parse_size};
+use snapc_driver::{
+    Bake, Device, Layout, MinOs, PASS_NAMES, Part, Precision, Ranges, Target, parse_part, parse_size,
+};
 
 /// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
 #[derive(Parser)]
@@ -217,8 +219,8 @@ Examples:
 
 Each artifact is read back and interpreted on the same inputs as the pipeline in f32. Thresholds: f32 artifacts a relative error of
 1e-4 a part and 60 dB for the picture, f16 ones 2e-2 and 40 dB. Past one of them the exit code is 1.
---runtime runs the artifacts in the target's own software too: onnxruntime and onnx for ONNX, coremltools for Core ML (whose
-program is evaluated: Core ML itself runs on Apple's systems alone); each wants numpy and safetensors beside it.")]
+--runtime runs the artifacts in the target's own software too: onnxruntime and onnx for ONNX, ai-edge-litert for TFLite, coremltools
+for Core ML (whose program is evaluated: Core ML itself runs on Apple's systems alone); each wants numpy and safetensors beside it.")]
 #[allow(missing_docs)]
 pub struct VerifyArgs {
     /// A folder that `compile` wrote, or one above several [default: the output folder]
@@ -257,8 +259,7 @@ Examples:
 pub struct PrintArgs {
     /// The pipeline folder (with model_index.json)
     pub pipeline: Option<PathBuf>,
-    /// The point of the road: import, slice, bake, precision or legalize
-    #[arg(long, value_name = "PASS")]
+    #[arg(long, value_name = "PASS", help = format!("The point of the road: {}", PASS_NAMES.join(", ")))]
     pub after: String,
     /// The part: text_encoder, transformer or vae_decoder
     #[arg(long, value_name = "PART", default_value = "transformer", value_parser = parse_part)]
