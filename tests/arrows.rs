@@ -49,6 +49,8 @@ fn crates_name_only_what_their_arrows_reach() {
         .iter()
         .map(|member| member.as_str().unwrap())
         .collect();
+    // The README's `cargo run` has to mean one binary.
+    assert_eq!(workspace["workspace"]["default-members"].as_array().unwrap()[..], ["cli".into()]);
     let listed: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
     assert_eq!(members.iter().collect::<BTreeSet<_>>(), listed.iter().collect::<BTreeSet<_>>());
     let packages: BTreeMap<String, &str> = members
