@@ -7,16 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use snapc_driver::{
-    Bake, CompileOptions, Layout, Manifest, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile,
-};
+use snapc_driver::{Bake, CompileOptions, Manifest, MinOs, Part, Precision, Silent, Target, Width, compile};
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_ir::Source;
 use snapc_ir::pipeline::Schedule;
 use snapc_passes::{Pass, Slice};
 use snapc_tests::{
-    copy_folder, entry, fixture, psnr, relative_error, runtimes, synthetic, tensor_file, tensors,
+    compile_options, copy_folder, entry, fixture, psnr, relative_error, runtimes, synthetic, tensor_file,
+    tensors,
 };
 use snapc_weights::Tensor;
 use tempfile::TempDir;
@@ -63,17 +62,10 @@ fn options(setup: &Setup, subnets: &[&str], output: &Path) -> CompileOptions {
         widths: subnets.iter().map(|name| Width::Subnet(name.to_string())).collect(),
         targets: Vec::new(),
         parts: vec![Part::Transformer, Part::VaeDecoder],
-        sizes: Vec::new(),
-        one_file: false,
-        precision: Precision::F32,
-        min_os: MinOs::default(),
-        device: None,
         bake: None,
         steps: setup.steps,
         guidance: setup.guidance,
-        ranges: Ranges::default(),
-        layout: Layout::Default,
-        output: output.to_path_buf(),
+        ..compile_options(Target::Onnx, Precision::F32, output)
     }
 }
 

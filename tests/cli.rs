@@ -1,30 +1,14 @@
 //! The command as a user calls it: what it writes, what it says, and what it leaves behind when something is wrong.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 
+mod command;
+
 use std::path::Path;
-use std::process::{Command, Output};
 
-use snapc_tests::{assert_close, copy_folder, entry, files, fixture, tensor_file, tensors};
+use snapc_tests::{assert_close, entry, files, fixture, tensor_file, tensors};
 use snapc_weights::Tensor;
-use tempfile::TempDir;
 
-/// A working folder with a copy of the fixture in `model`.
-fn workplace() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    copy_folder(&fixture("shapes"), &folder.path().join("model"));
-    folder
-}
-
-fn snapc(folder: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_snapc")).args(words).current_dir(folder).output().unwrap()
-}
-
-#[track_caller]
-fn succeed(folder: &Path, words: &[&str]) -> String {
-    let output = snapc(folder, words);
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use command::{snapc, succeed, workplace};
 
 /// Runs what must fail with that exit code and write nothing to `out`; gives what it said.
 #[track_caller]

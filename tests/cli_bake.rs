@@ -1,19 +1,20 @@
 //! Baked schedules as a user asks for them: defaults, contradictions, and every command on what a compile wrote.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod command;
+
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 use snapc_tests::{assert_close, copy_folder, entry, files, fixture, runtimes, tensor_file, tensors};
 use tempfile::TempDir;
 
+use command::{snapc, succeed};
+
 /// A working folder with a copy of the fixture in `model`, and in `plain` one that is not distilled.
 fn workplace() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["model", "plain"] {
-        copy_folder(&fixture("shapes"), &folder.path().join(name));
-    }
+    let folder = command::workplace();
+    copy_folder(&fixture("shapes"), &folder.path().join("plain"));
     schedule(folder.path(), "plain", "distilled_sigmas", Value::Null);
     folder
 }
@@ -23,17 +24,6 @@ fn schedule(root: &Path, pipeline: &str, field: &str, value: Value) {
     let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     json[field] = value;
     std::fs::write(&path, json.to_string()).unwrap();
-}
-
-fn snapc(folder: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_snapc")).args(words).current_dir(folder).output().unwrap()
-}
-
-#[track_caller]
-fn succeed(folder: &Path, words: &[&str]) -> String {
-    let output = snapc(folder, words);
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[track_caller]

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use snapc_driver::{
-    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, Ranges, Silent, Target, Width, compile,
-    generate,
+use snapc_driver::{Bake, GenerateOptions, Precision, Silent, Target, Width, compile, generate};
+use snapc_tests::{
+    assert_close, compile_options, copy_folder, entry, fixture, psnr, runtimes, tensor_file, tensors,
 };
-use snapc_tests::{assert_close, copy_folder, entry, fixture, psnr, runtimes, tensor_file, tensors};
 use snapc_weights::Tensor;
 
 const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
@@ -31,28 +30,8 @@ fn targets() -> Vec<(Target, PathBuf)> {
     Target::ALL.into_iter().filter_map(|target| Some((target, script(target)?))).collect()
 }
 
-fn options(target: Target, precision: Precision, output: &Path) -> CompileOptions {
-    CompileOptions {
-        pipeline: fixture("shapes"),
-        widths: SUBNETS.map(|name| Width::Subnet(name.to_string())).to_vec(),
-        targets: vec![target],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
-        precision,
-        min_os: MinOs::default(),
-        device: None,
-        bake: Some(Bake::None),
-        steps: None,
-        guidance: None,
-        ranges: Ranges::default(),
-        layout: Layout::Default,
-        output: output.to_path_buf(),
-    }
-}
-
 fn compiled(target: Target, precision: Precision, output: &Path) {
-    compile(&options(target, precision, output), &mut Silent).unwrap();
+    compile(&compile_options(target, precision, output), &mut Silent).unwrap();
 }
 
 fn run(script: &Path, dist: &Path, prompt: &str, more: &[&str]) -> String {
@@ -114,7 +93,7 @@ fn baked_schedules() {
     for (target, script) in targets() {
         for (bake, latents) in [(Bake::Step, &[1, 2, 3, 4][..]), (Bake::Unrolled, &[4])] {
             let folder = tempfile::tempdir().unwrap();
-            let mut options = options(target, Precision::F32, folder.path());
+            let mut options = compile_options(target, Precision::F32, folder.path());
             options.bake = Some(bake);
             compile(&options, &mut Silent).unwrap();
             let [noise, png, saved] = ["noise", "png", "saved"].map(|name| folder.path().join(name));
@@ -175,7 +154,7 @@ fn baked_guidance_of_a_stochastic_schedule() {
     for (target, script) in targets() {
         for bake in [Bake::Step, Bake::Unrolled] {
             let output = folder.path().join(bake.name());
-            let mut options = options(target, Precision::F32, &output);
+            let mut options = compile_options(target, Precision::F32, &output);
             options.pipeline = pipeline.clone();
             options.widths = vec![Width::Subnet("tiny".to_string())];
             (options.bake, options.steps, options.guidance) = (Some(bake), Some(2), Some(2.5));
@@ -220,7 +199,7 @@ fn a_seed_is_a_picture() {
 fn one_file_draws_in_each_size() {
     let script = script(Target::TfLite).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut options = options(Target::TfLite, Precision::F32, folder.path());
+    let mut options = compile_options(Target::TfLite, Precision::F32, folder.path());
     options.widths.truncate(1);
     let mut draw = |sizes: &[[usize; 2]], one_file: bool, more: &[&str]| {
         (options.sizes, options.one_file) = (sizes.to_vec(), one_file);

@@ -8,31 +8,19 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use snapc_driver::{
-    Bake, CompileOptions, Layout, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile,
-};
+use snapc_driver::{CompileOptions, Layout, MinOs, Part, Precision, Silent, Target, Width, compile};
 use snapc_frontends::Pipeline;
 use snapc_interp::Interpreter;
-use snapc_tests::{assert_close, entry, files, fixture, psnr, runtimes, tensor_file, tensors};
+use snapc_tests::{
+    assert_close, compile_options, entry, files, fixture, psnr, runtimes, tensor_file, tensors,
+};
 use snapc_weights::Tensor;
 
 fn compiled(precision: Precision, layout: Layout, output: &Path) -> PathBuf {
     let options = CompileOptions {
-        pipeline: fixture("shapes"),
         widths: vec![Width::Subnet("small".to_string())],
-        targets: vec![Target::Onnx],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
-        precision,
-        min_os: MinOs::default(),
-        device: None,
-        bake: Some(Bake::None),
-        steps: None,
-        guidance: None,
-        ranges: Ranges::default(),
         layout,
-        output: output.to_path_buf(),
+        ..compile_options(Target::Onnx, precision, output)
     };
     compile(&options, &mut Silent).unwrap().remove(0).folder
 }

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use snapc_backend::{LegalGraph, legalize};
-use snapc_driver::{
-    Bake, CompileOptions, Layout, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile,
-};
+use snapc_driver::{CompileOptions, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile};
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_passes::{Standard, run, standard};
 use snapc_tests::{
-    assert_close, entry, files, fixture, no_numbers, psnr, relative_error, runtimes, tensor_file, tensors,
+    assert_close, compile_options, entry, files, fixture, no_numbers, psnr, relative_error, runtimes,
+    tensor_file, tensors,
 };
 use snapc_weights::{Store, Tensor};
 
@@ -20,23 +19,7 @@ const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
 
 fn options(target: Target, precision: Precision, min_os: MinOs, output: &Path) -> CompileOptions {
-    CompileOptions {
-        pipeline: fixture("shapes"),
-        widths: SUBNETS.map(|name| Width::Subnet(name.to_string())).to_vec(),
-        targets: vec![target],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
-        precision,
-        min_os,
-        device: None,
-        bake: Some(Bake::None),
-        steps: None,
-        guidance: None,
-        ranges: Ranges::default(),
-        layout: Layout::Default,
-        output: output.to_path_buf(),
-    }
+    CompileOptions { min_os, ..compile_options(target, precision, output) }
 }
 
 fn artifact(output: &Path, target: Target, subnet: &str, part: Part) -> PathBuf {

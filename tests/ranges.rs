@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use snapc_backend::legalize;
 use snapc_driver::{
-    Bake, CompileOptions, Compiled, Explanation, GenerateOptions, Layout, MinOs, Part, Precision, Ranges,
-    Silent, Target, Width, compile, generate,
+    Bake, CompileOptions, Compiled, Explanation, GenerateOptions, MinOs, Part, Precision, Ranges, Silent,
+    Target, Width, compile, generate,
 };
 use snapc_frontends::{Checkpoint, vae::kl};
 use snapc_interp::Interpreter;
@@ -14,7 +14,9 @@ use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Class, DType, Def, Graph, Node, Result, Weight, rewrite};
 use snapc_passes::PrecisionPass;
 use snapc_passes::ranges::{Measured, Plan};
-use snapc_tests::{copy_folder, entry, fixture, psnr, relative_error, runtimes, tensor_file, tensors};
+use snapc_tests::{
+    compile_options, copy_folder, entry, fixture, psnr, relative_error, runtimes, tensor_file, tensors,
+};
 use snapc_weights::{Store, Tensor};
 
 const PROMPT: &str = "a red circle left of a blue square";
@@ -88,19 +90,9 @@ fn compiled(pipeline: &Path, target: Target, ranges: Ranges, output: &Path) -> R
     let options = CompileOptions {
         pipeline: pipeline.to_path_buf(),
         widths: vec![Width::Subnet("small".to_string())],
-        targets: vec![target],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
-        precision: Precision::F16,
-        min_os: MinOs::default(),
-        device: None,
         bake: Some(Bake::Unrolled),
-        steps: None,
-        guidance: None,
         ranges,
-        layout: Layout::Default,
-        output: output.join(ranges.name()),
+        ..compile_options(target, Precision::F16, &output.join(ranges.name()))
     };
     Ok(compile(&options, &mut Silent)?.remove(0))
 }

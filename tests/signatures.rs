@@ -4,14 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use snapc_driver::{
-    Bake, CompileOptions, Layout, MinOs, Part, Precision, Ranges, Silent, Target, Width, compile, parse_size,
-};
+use snapc_driver::{CompileOptions, Part, Precision, Silent, Target, Width, compile, parse_size};
 use snapc_frontends::Pipeline;
 use snapc_interp::{Interpreter, TorchGenerator};
 use snapc_ir::{DType, Graph, TensorType};
 use snapc_passes::{Pass, Slice};
-use snapc_tests::{assert_close, files, fixture, runtimes, tensor_file};
+use snapc_tests::{assert_close, compile_options, files, fixture, runtimes, tensor_file};
 use snapc_tflite::{ReadSignature, read_signatures};
 use snapc_weights::{Store, Tensor};
 
@@ -19,21 +17,10 @@ const SIZES: [&str; 2] = ["64x64", "64x96"];
 
 fn options(precision: Precision, sizes: &[&str], one_file: bool, output: &Path) -> CompileOptions {
     CompileOptions {
-        pipeline: fixture("shapes"),
         widths: ["tiny", "small"].map(|name| Width::Subnet(name.to_string())).to_vec(),
-        targets: vec![Target::TfLite],
-        parts: Vec::new(),
         sizes: sizes.iter().map(|size| parse_size(size).unwrap()).collect(),
         one_file,
-        precision,
-        min_os: MinOs::default(),
-        device: None,
-        bake: Some(Bake::None),
-        steps: None,
-        guidance: None,
-        ranges: Ranges::default(),
-        layout: Layout::Default,
-        output: output.to_path_buf(),
+        ..compile_options(Target::TfLite, precision, output)
     }
 }
 

@@ -182,6 +182,15 @@ impl Graph {
         }
     }
 
+    /// For each value the nodes that read it, in order, as often as they do.
+    pub fn readers(&self) -> Vec<Vec<&Node>> {
+        let mut readers = vec![Vec::new(); self.values.len()];
+        for node in &self.nodes {
+            node.operands.iter().for_each(|x| readers[x.index()].push(node));
+        }
+        readers
+    }
+
     /// The types of a node's operands.
     pub fn operand_types(&self, node: &Node) -> Vec<&TensorType> {
         node.operands.iter().map(|&id| self.ty(id)).collect()

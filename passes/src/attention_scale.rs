@@ -54,10 +54,7 @@ struct Found {
 }
 
 fn scaled(graph: &Graph) -> Vec<Found> {
-    let mut users: Vec<Vec<&Node>> = vec![Vec::new(); graph.values().len()];
-    for node in graph.nodes() {
-        node.operands.iter().for_each(|x| users[x.index()].push(node));
-    }
+    let users = graph.readers();
     let weighted = |node: &&Node| {
         matches!(node.op, Op::RmsNorm(_))
             && node.operands.get(1).is_some_and(|&w| graph.as_weight(w).is_some())

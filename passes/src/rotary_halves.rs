@@ -51,10 +51,7 @@ fn permuted(graph: &Graph) -> Option<(BTreeSet<ValueId>, usize)> {
         }
     }
     let head_dim = head_dim?;
-    let mut users: Vec<Vec<&Node>> = vec![Vec::new(); graph.values().len()];
-    for node in graph.nodes() {
-        node.operands.iter().for_each(|x| users[x.index()].push(node));
-    }
+    let users = graph.readers();
     let mut permuted = BTreeSet::new();
     while let Some(value) = open.pop() {
         if !permuted.insert(value) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Precision, Ranges, Target, Width};
 use snapc_ir::{Error, Graph};
 use snapc_weights::{Data, Tensor};
 
@@ -92,6 +93,27 @@ pub fn tensor_file(path: &Path, tensors: &[(&str, &Tensor)]) {
         (*name, TensorView::new(*dtype, tensor.ty.shape.clone(), bytes).unwrap())
     });
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// A compile of the trained fixture for one target: all subnets and parts, without the schedule.
+pub fn compile_options(target: Target, precision: Precision, output: &Path) -> CompileOptions {
+    CompileOptions {
+        pipeline: fixture("shapes"),
+        widths: ["tiny", "small", "full"].map(|name| Width::Subnet(name.to_string())).to_vec(),
+        targets: vec![target],
+        parts: Vec::new(),
+        sizes: Vec::new(),
+        one_file: false,
+        precision,
+        min_os: MinOs::default(),
+        device: None,
+        bake: Some(Bake::None),
+        steps: None,
+        guidance: None,
+        ranges: Ranges::default(),
+        layout: Layout::Default,
+        output: output.to_path_buf(),
+    }
 }
 
 /// Copies a folder.
