@@ -72,6 +72,7 @@ fn plain(shape: &[usize], transforms: &[Transform]) -> Vec<f32> {
                         }
                         Transform::Double(_) => source.clone_from(&place),
                         Transform::Reshape(_) => {}
+                        other => panic!("{other:?} is tested elsewhere"),
                     }
                     values[source.iter().zip(&old).map(|(at, stride)| at * stride).sum::<usize>()]
                 })
@@ -192,8 +193,7 @@ fn a_store_answers_for_what_is_there() {
     assert!(store.read(&other).unwrap_err().to_string().contains("x is f16[2, 3], expected f16[3, 2]"));
     let twice = Store::open(&[path.clone(), path.clone()]).unwrap_err();
     assert!(twice.to_string().contains("more than one shard"), "{twice}");
-    let region =
-        |offset| Region { name: "r".to_string(), file: 0, offset, dtype: DType::F32, shape: vec![2] };
+    let region = |offset| Region::plain("r", offset, DType::F32, [2]);
     let length = std::fs::metadata(&path).unwrap().len();
     assert!(Store::from_regions(&path, vec![region(length - 8)]).is_ok());
     assert!(Store::from_regions(&path, vec![region(length - 7)]).is_err());

@@ -201,9 +201,9 @@ impl Graph {
         self.weights.iter().map(Weight::parameters).sum()
     }
 
-    /// Bytes of all weights when each is stored as its value's type.
+    /// Bytes of all weights as they are stored: as codes, or as their values' types.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.iter().map(|weight| weight.ty().bytes() as u64).sum()
+        self.weights.iter().map(Weight::stored_bytes).sum()
     }
 
     /// Floating-point operations of one run; a multiply-add is two.

@@ -8,6 +8,7 @@
 
 pub mod analysis;
 mod builder;
+mod encoding;
 mod error;
 mod graph;
 pub mod ops;
@@ -20,6 +21,7 @@ mod verify;
 mod weight;
 
 pub use builder::Builder;
+pub use encoding::{Code, Coded, Encoding, Factor, Method};
 pub use error::{Class, Context, Error, Place, Result};
 pub use graph::{Def, Graph, Node, NodeId, Port, Stage, Value, ValueId, WeightId};
 pub use order::TokenOrder;

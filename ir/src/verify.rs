@@ -4,14 +4,15 @@
 //! 2. Each operand is an input, a weight, or a result of an earlier node.
 //! 3. Each result has the type that its op infers from its operands.
 //! 4. Each weight's source and transforms give the shape that its axes say, with no empty axis.
-//! 5. A supernet has no op that holds sizes; only a supernet has elastic axes.
+//! 5. A weight is encoded once at most, and behind that no block of its codes is parted.
+//! 6. A supernet has no op that holds sizes; only a supernet has elastic axes.
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Place, Result};
 use crate::graph::{Def, Graph, Port, Stage};
 use crate::types::shape_text;
-use crate::weight::Weight;
+use crate::weight::{Transform, Weight};
 
 /// Checks all rules.
 ///
@@ -54,6 +55,11 @@ fn check_weight(weight: &Weight, stage: &Stage) -> Result<()> {
     }
     if shape.contains(&0) {
         return Err(Error::input(format!("it is empty: {}", shape_text(&shape))));
+    }
+    let encodes = weight.transforms.iter().filter(|change| matches!(change, Transform::Encode(_))).count();
+    let parted = weight.encoding().is_some_and(|(_, stored)| stored) && weight.coded().is_none();
+    if encodes > 1 || parted || (encodes == 0 && weight.transforms.contains(&Transform::Decode)) {
+        return Err(Error::input("its codes are encoded twice, parted inside a block, or never made"));
     }
     if *stage != Stage::Supernet && weight.is_elastic() {
         return Err(Error::input(format!("it has elastic axes in a {stage} graph")));

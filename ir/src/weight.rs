@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::encoding::{Coded, Encoding, Factor};
 use crate::error::{Error, Place, Result};
 use crate::order::TokenOrder;
 use crate::types::{DType, TensorType, element_count, shape_text};
@@ -216,7 +217,7 @@ impl Source {
     }
 }
 
-/// One change of a weight on its way from the source. None rounds a number.
+/// One change of a weight on its way from the source. None but `LowRank` and `Encode` rounds a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Transform {
     /// Keeps the first `keep` of each of the `chunks` equal pieces of an axis.
@@ -245,6 +246,17 @@ pub enum Transform {
     Repeat(usize),
     /// Every number times two to that power.
     Double(i32),
+    /// One part of `W = left right + rest`, the product being the best one of that rank.
+    LowRank {
+        /// Columns of `left`, rows of `right`.
+        rank: usize,
+        /// Which part stays.
+        factor: Factor,
+    },
+    /// Each number becomes what its code stands for. What comes behind it moves codes; the weight is stored as codes.
+    Encode(Encoding),
+    /// What was encoded is stored as plain numbers.
+    Decode,
 }
 
 impl Transform {
@@ -286,6 +298,16 @@ impl Transform {
                 Some(shape)
             }
             Transform::Double(power) => (power.unsigned_abs() <= 64).then(|| shape.to_vec()),
+            Transform::LowRank { rank, factor } => {
+                let [out, inputs] = *shape else { return None };
+                (1..=out.min(inputs)).contains(rank).then(|| match factor {
+                    Factor::Left => vec![out, *rank],
+                    Factor::Right => vec![*rank, inputs],
+                    Factor::Rest => vec![out, inputs],
+                })
+            }
+            Transform::Encode(encoding) => encoding.blocks(shape).map(|_| shape.to_vec()),
+            Transform::Decode => Some(shape.to_vec()),
         }
     }
 }
@@ -395,9 +417,67 @@ impl Weight {
         Ok(())
     }
 
-    /// Multiplies every number by two to that power.
+    /// Multiplies every number by two to that power; an encoded weight's before it is encoded.
     pub fn double(&mut self, power: i32) -> Result<()> {
-        self.push(Transform::Double(power))
+        let encode = self.transforms.iter().position(|change| matches!(change, Transform::Encode(_)));
+        let behind = encode.map_or(Vec::new(), |place| self.transforms.split_off(place));
+        self.push(Transform::Double(power))?;
+        self.transforms.extend(behind);
+        Ok(())
+    }
+
+    /// Stores the numbers as codes.
+    ///
+    /// # Errors
+    /// If the encoding does not fit the shape.
+    pub fn encode(&mut self, encoding: Encoding) -> Result<()> {
+        self.push(Transform::Encode(encoding))
+    }
+
+    /// Keeps one part of the best decomposition of that rank.
+    ///
+    /// # Errors
+    /// If the weight is no matrix, or has not that rank.
+    pub fn low_rank(&mut self, rank: usize, factor: Factor) -> Result<()> {
+        self.push(Transform::LowRank { rank, factor })?;
+        let shape = self.computed_shape().unwrap_or_default();
+        self.dims = shape.into_iter().map(Dim::fixed).collect();
+        Ok(())
+    }
+
+    /// Stores what was encoded as plain numbers.
+    pub fn decode(&mut self) -> Result<()> {
+        self.push(Transform::Decode)
+    }
+
+    /// How its codes lie; `None` where it is stored as plain numbers, or where what is behind the encoding parts its blocks.
+    pub fn coded(&self) -> Option<Coded> {
+        let place = self.transforms.iter().position(|change| matches!(change, Transform::Encode(_)))?;
+        let Transform::Encode(encoding) = &self.transforms[place] else { return None };
+        let before = self.transforms[..place].iter();
+        let shape = before.clone().try_fold(self.source.shape(), |shape, change| change.apply(&shape))?;
+        let blocks = encoding.blocks(&shape)?;
+        let coded = Coded { code: encoding.code, shape, blocks };
+        self.transforms[place + 1..].iter().try_fold(coded, |coded, change| coded.after(change))
+    }
+
+    /// The encoding that its numbers went through, and whether they are stored as codes.
+    pub fn encoding(&self) -> Option<(&Encoding, bool)> {
+        let stored = !self.transforms.contains(&Transform::Decode);
+        self.transforms.iter().find_map(|change| match change {
+            Transform::Encode(encoding) => Some((encoding, stored)),
+            _ => None,
+        })
+    }
+
+    /// Bytes that it takes when stored: of its codes and tables, or of plain numbers of its type.
+    pub fn stored_bytes(&self) -> u64 {
+        self.coded().map_or_else(|| self.ty().bytes(), |coded| coded.bytes()) as u64
+    }
+
+    /// Whether a part of an axis can be taken: codes that share a scale or a table stay together.
+    pub fn can_part(&self, axis: usize, start: usize, size: usize) -> bool {
+        self.coded().is_none_or(|coded| coded.after(&Transform::Part { axis, start, size }).is_some())
     }
 
     fn push(&mut self, transform: Transform) -> Result<()> {

@@ -69,12 +69,13 @@ impl PrecisionPass {
         replay.finish()
     }
 
-    /// Weights of less than a page stay as they are: their casts would cost more than their bytes.
+    /// Weights of less than a page stay as they are: their casts would cost more than their bytes. So do codes, which decode to f32.
     fn store_half(&self, graph: &Graph) -> Result<Graph> {
         const SMALLEST: usize = 1024;
         let kept = sampler_weights(graph);
         let stored = |weight: &Weight| {
-            weight.dtype == DType::F32 && weight.ty().count() >= SMALLEST && !kept.contains(&weight.name)
+            let plain = weight.dtype == DType::F32 && weight.coded().is_none();
+            plain && weight.ty().count() >= SMALLEST && !kept.contains(&weight.name)
         };
         snapc_ir::rewrite(
             graph,

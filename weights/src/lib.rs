@@ -2,13 +2,18 @@
 //!
 //! A [`Store`] knows where each tensor of a part lies. [`Store::read`] runs a recipe into a [`Tensor`];
 //! [`Store::stream`] runs it into bytes, block by block, so that no weight is ever held whole unless its layout
-//! changes.
+//! changes. [`Store::encode`] runs that of a quantized one into codes, with the numerics of [`quantize`].
 
+mod encode;
+pub mod quantize;
 mod read;
+mod statistics;
 mod store;
 mod table;
 mod tensor;
 
+pub use encode::Encoded;
 pub use read::transpose;
-pub use store::{Region, Store};
+pub use statistics::{Moments, Statistics};
+pub use store::{Coding, Region, Store};
 pub use tensor::{Data, Tensor};

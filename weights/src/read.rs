@@ -19,19 +19,30 @@ enum Block<'a> {
 }
 
 impl Store {
-    /// Runs a recipe: the whole weight as numbers.
+    /// Runs a recipe: the whole weight as numbers, an encoded one's as they are decoded.
     ///
     /// # Errors
-    /// If the tensor is missing or other than the recipe says, or its file cannot be read.
+    /// If the tensor is missing or other than the recipe says, its file cannot be read, or it cannot be encoded.
     pub fn read(&self, weight: &Weight) -> Result<Tensor> {
-        let (takes, rest) = split_takes(weight);
+        if weight.dtype == DType::I32 {
+            return self.read_integers(weight);
+        }
+        if weight.coded().is_some() {
+            return Ok(Tensor::float(weight.ty(), self.encode(weight)?.decode()));
+        }
+        let (mut values, _) = self.run(weight, &weight.transforms)?;
+        round(weight.dtype, &mut values);
+        Ok(Tensor { ty: weight.ty(), data: Data::F32(values) })
+    }
+
+    /// The numbers of a weight behind some of its first transforms, and their shape.
+    pub(crate) fn run(&self, weight: &Weight, transforms: &[Transform]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let (takes, rest) = split_takes(transforms);
         let mut shape = weight.source.shape();
+        let plain = |region: &&Region| region.coding.is_none();
         let mut values = match &weight.source {
-            Source::Tensor { .. } => {
+            Source::Tensor { name, .. } if self.region(name).as_ref().is_none_or(plain) => {
                 let (region, selection) = self.select(weight, takes)?;
-                if region.dtype == DType::I32 {
-                    return self.read_integers(weight, region, &selection, rest);
-                }
                 let mut values = Vec::with_capacity(selection.count());
                 self.blocks(region, &selection, &mut |block| {
                     append(&block, &mut values);
@@ -46,19 +57,41 @@ impl Store {
                 let mut values = match source {
                     Source::Inline { values, .. } => values.clone(),
                     Source::Table(table) => table_values(table),
-                    Source::Tensor { .. } => Vec::new(),
+                    Source::Tensor { .. } => self.decoded(self.select(weight, takes)?.0)?,
                 };
                 for take in takes {
-                    (values, shape) = transform(values, &shape, take, weight)?;
+                    (values, shape) = self.transform(values, &shape, take, weight)?;
                 }
                 values
             }
         };
         for change in rest {
-            (values, shape) = transform(values, &shape, change, weight)?;
+            (values, shape) = self.transform(values, &shape, change, weight)?;
         }
-        round(weight.dtype, &mut values);
-        Ok(Tensor { ty: weight.ty(), data: Data::F32(values) })
+        Ok((values, shape))
+    }
+
+    fn transform(
+        &self,
+        values: Vec<f32>,
+        shape: &[usize],
+        change: &Transform,
+        weight: &Weight,
+    ) -> Result<(Vec<f32>, Vec<usize>)> {
+        let after = applied(change, shape, weight)?;
+        let values = match change {
+            Transform::Double(power) => {
+                let factor = 2f32.powi(*power);
+                values.into_iter().map(|value| value * factor).collect()
+            }
+            Transform::Encode(encoding) => self.codes_of(&values, shape, encoding, weight)?.decode(),
+            Transform::LowRank { rank, factor } => {
+                self.factor_of(values, [shape[0], shape[1]], *rank, *factor, weight)?
+            }
+            Transform::Decode => values,
+            moving => moved(values, shape, moving),
+        };
+        Ok((values, after))
     }
 
     /// A stored tensor, whole, as it lies there: bf16 as f32.
@@ -77,23 +110,19 @@ impl Store {
         self.read(&weight)
     }
 
-    fn read_integers(
-        &self,
-        weight: &Weight,
-        region: &Region,
-        selection: &Selection,
-        rest: &[Transform],
-    ) -> Result<Tensor> {
+    fn read_integers(&self, weight: &Weight) -> Result<Tensor> {
+        let (takes, rest) = split_takes(&weight.transforms);
+        let (region, selection) = self.select(weight, takes)?;
+        if region.dtype != DType::I32 || !rest.is_empty() {
+            return Err(Error::bug("a recipe changes integers").at(Place::Tensor(weight.name.clone())));
+        }
         let mut values = Vec::with_capacity(selection.count());
-        self.blocks(region, selection, &mut |block| {
+        self.blocks(region, &selection, &mut |block| {
             if let Block::I32(block) = block {
                 values.extend_from_slice(block);
             }
             Ok(())
         })?;
-        if weight.dtype != DType::I32 || !rest.is_empty() {
-            return Err(Error::bug("a recipe changes integers").at(Place::Tensor(weight.name.clone())));
-        }
         Ok(Tensor::i32(weight.shape(), values))
     }
 
@@ -103,12 +132,14 @@ impl Store {
     /// # Errors
     /// As [`Store::read`], what `sink` reports, or a number that the weight's type cannot hold.
     pub fn stream(&self, weight: &Weight, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (takes, rest) = split_takes(weight);
+        let (takes, rest) = split_takes(&weight.transforms);
         let in_order = rest.iter().all(|change| matches!(change, Transform::Reshape(_)));
         let mut writer = Writer { weight, sink, buffer: Vec::new(), halves: Vec::new() };
         if matches!(weight.source, Source::Tensor { .. }) && in_order {
             let (region, selection) = self.select(weight, takes)?;
-            return self.blocks(region, &selection, &mut |block| writer.write(&block));
+            if region.coding.is_none() {
+                return self.blocks(region, &selection, &mut |block| writer.write(&block));
+            }
         }
         let tensor = self.read(weight)?;
         match &tensor.data {
@@ -279,27 +310,21 @@ fn part(ranges: &[(usize, usize)], start: usize, size: usize) -> Vec<(usize, usi
 }
 
 /// Takes and parts at the front of a recipe choose what is read; the rest moves numbers about.
-fn split_takes(weight: &Weight) -> (&[Transform], &[Transform]) {
+fn split_takes(transforms: &[Transform]) -> (&[Transform], &[Transform]) {
     let chooses = |change: &&Transform| matches!(change, Transform::Take { .. } | Transform::Part { .. });
-    let takes = weight.transforms.iter().take_while(chooses);
-    weight.transforms.split_at(takes.count())
+    let takes = transforms.iter().take_while(chooses);
+    transforms.split_at(takes.count())
 }
 
-fn applied(change: &Transform, shape: &[usize], weight: &Weight) -> Result<Vec<usize>> {
+pub(crate) fn applied(change: &Transform, shape: &[usize], weight: &Weight) -> Result<Vec<usize>> {
     change
         .apply(shape)
         .ok_or_else(|| Error::bug("a recipe does not fit").at(Place::Tensor(weight.name.clone())))
 }
 
-fn transform(
-    values: Vec<f32>,
-    shape: &[usize],
-    change: &Transform,
-    weight: &Weight,
-) -> Result<(Vec<f32>, Vec<usize>)> {
-    let after = applied(change, shape, weight)?;
-    let values = match change {
-        Transform::Reshape(_) => values,
+/// What a transform that only moves, drops or repeats numbers makes of them.
+pub(crate) fn moved<T: Copy>(values: Vec<T>, shape: &[usize], change: &Transform) -> Vec<T> {
+    match change {
         Transform::Take { .. } | Transform::Part { .. } => {
             let Selection { row, rows, runs } = Selection::new(shape, std::slice::from_ref(change));
             let indices = rows.iter().flat_map(|&(start, length)| start..start + length);
@@ -313,12 +338,12 @@ fn transform(
         }
         Transform::Transpose(perm) => transpose(&values, shape, perm),
         Transform::Repeat(times) => values.repeat(*times),
-        Transform::Double(power) => {
-            let factor = 2f32.powi(*power);
-            values.into_iter().map(|value| value * factor).collect()
-        }
-    };
-    Ok((values, after))
+        Transform::Reshape(_)
+        | Transform::Double(_)
+        | Transform::LowRank { .. }
+        | Transform::Encode(_)
+        | Transform::Decode => values,
+    }
 }
 
 /// Numbers of a row-major tensor with its axes permuted: new axis `i` is the old axis `perm[i]`.

@@ -2,16 +2,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::statistics::Statistics;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use snapc_ir::{DType, Error, Place, Result, element_count};
+use snapc_ir::{Code, DType, Error, Place, Result, element_count};
 
 /// The longest header that a safetensors file may have; the crate's own bound.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Where one tensor lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Region {
     /// The tensor's name.
     pub name: String,
@@ -23,6 +25,35 @@ pub struct Region {
     pub dtype: DType,
     /// Its sizes.
     pub shape: Vec<usize>,
+    /// What its bytes stand for where they are codes; its type is then what they decode to.
+    pub coding: Option<Coding>,
+}
+
+impl Region {
+    /// Numbers that are stored as they are.
+    pub fn plain(name: impl Into<String>, offset: u64, dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        Region { name: name.into(), file: 0, offset, dtype, shape: shape.into(), coding: None }
+    }
+
+    /// How many bytes it has.
+    pub fn bytes(&self) -> u64 {
+        let count = element_count(&self.shape);
+        match &self.coding {
+            Some(coding) => count.saturating_mul(coding.code.bits()).div_ceil(8) as u64,
+            None => count.saturating_mul(self.dtype.size()) as u64,
+        }
+    }
+}
+
+/// What the codes of a region stand for, as a reader of a package knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Coding {
+    /// What a code stands for.
+    pub code: Code,
+    /// Into how many blocks each axis is cut; a block shares a scale or a table.
+    pub blocks: Vec<usize>,
+    /// Scales, or the tables one behind the other, by block.
+    pub tables: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -38,9 +69,22 @@ pub struct Store {
     regions: BTreeMap<String, Region>,
     /// Tensors of a type that no weight can have (`i64`, `f64`, ..): known by name only.
     foreign: BTreeMap<String, String>,
+    /// What was measured of the inputs that these tensors are multiplied with.
+    statistics: Option<Arc<Statistics>>,
 }
 
 impl Store {
+    /// The store with what was measured of the inputs that its tensors are multiplied with: encodings ask for it.
+    pub fn with_statistics(mut self, statistics: Arc<Statistics>) -> Self {
+        self.statistics = Some(statistics);
+        self
+    }
+
+    /// What was measured, if anything.
+    pub(crate) fn statistics(&self) -> Option<&Statistics> {
+        self.statistics.as_deref()
+    }
+
     /// A store without tensors, for graphs whose weights are all inline or computed.
     pub fn empty() -> Self {
         Store::default()
@@ -116,8 +160,7 @@ impl Store {
         let mut store =
             Store { files: vec![OpenFile { path: path.to_path_buf(), file }], ..Store::default() };
         for region in regions {
-            let bytes = element_count(&region.shape).saturating_mul(region.dtype.size()) as u64;
-            if region.offset.checked_add(bytes).is_none_or(|end| end > length) {
+            if region.offset.checked_add(region.bytes()).is_none_or(|end| end > length) {
                 return Err(Error::input(format!("{} lies behind the end of the file", region.name))
                     .at(Place::File(path.to_path_buf())));
             }
@@ -157,7 +200,7 @@ impl Store {
                 }
             };
             let (offset, shape) = (data + info.data_offsets.0 as u64, info.shape.clone());
-            let region = Region { name: name.clone(), file: index, offset, dtype, shape };
+            let region = Region { file: index, ..Region::plain(name.clone(), offset, dtype, shape) };
             if self.regions.insert(name.clone(), region).is_some() {
                 return Err(Error::input(format!("{name} is in more than one shard")).at(place()));
             }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use crate::builder::Builder;
+use crate::encoding::Factor;
 use crate::error::{Error, Place, Result};
 use crate::graph::{Graph, Stage, ValueId};
 use crate::ops::Op;
@@ -227,7 +228,7 @@ fn parse_source(text: &str, weight: &str) -> Parsed<Source> {
 }
 
 fn parse_transform(text: &str) -> Parsed<Transform> {
-    let (word, rest) = text.trim().split_once(' ').ok_or_else(|| format!("`{text}` is no transform"))?;
+    let (word, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
     match word {
         "take" => {
             let (axis, keep) = rest.trim().split_once(' ').ok_or("expected `take AXIS KEEP`")?;
@@ -244,8 +245,16 @@ fn parse_transform(text: &str) -> Parsed<Transform> {
         "double" => {
             rest.trim().parse().map(Transform::Double).map_err(|_| format!("`{rest}` is no power of two"))
         }
+        "low_rank" => {
+            let (rank, factor) = rest.trim().split_once(' ').ok_or("expected `low_rank RANK FACTOR`")?;
+            let factor = Factor::ALL.into_iter().find(|known| known.name() == factor);
+            let factor = factor.ok_or("a factor is left, right or rest")?;
+            Ok(Transform::LowRank { rank: number(rank)?, factor })
+        }
+        "encode" => rest.parse().map(Transform::Encode),
+        "decode" if rest.is_empty() => Ok(Transform::Decode),
         _ => Err(format!(
-            "`{word}` is no transform; the transforms are take, part, transpose, reshape, repeat, double"
+            "`{word}` is no transform; the transforms are take, part, transpose, reshape, repeat, double, low_rank, encode, decode"
         )),
     }
 }

@@ -87,6 +87,9 @@ fn weight_text(weight: &Weight) -> String {
             Transform::Reshape(sizes) => format!(" | reshape {}", numbers(sizes)),
             Transform::Repeat(times) => format!(" | repeat {times}"),
             Transform::Double(power) => format!(" | double {power}"),
+            Transform::LowRank { rank, factor } => format!(" | low_rank {rank} {}", factor.name()),
+            Transform::Encode(encoding) => format!(" | encode {encoding}"),
+            Transform::Decode => " | decode".to_string(),
         };
     }
     text

@@ -169,7 +169,7 @@ impl Reader {
             Numbers::Floats(values) => Weight::inline(name, values, shape),
             Numbers::Blob { start, .. } => {
                 let dims = shape.iter().copied().map(Dim::fixed).collect();
-                self.regions.push(Region { name: name.to_string(), file: 0, offset: start, dtype, shape });
+                self.regions.push(Region::plain(name, start, dtype, shape));
                 Weight::tensor(name, dtype, dims)
             }
             _ => return Err(format!("{name} is no floating-point constant")),

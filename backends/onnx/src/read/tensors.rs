@@ -91,7 +91,7 @@ fn external(tensor: &TensorProto) -> Result<Constant> {
     let mut weight = Weight::tensor(&tensor.name, ty.dtype, dims);
     weight.dtype = ty.dtype;
     let name = tensor.name.clone();
-    let region = Region { name, file: 0, offset, dtype: ty.dtype, shape: ty.shape };
+    let region = Region::plain(name, offset, ty.dtype, ty.shape);
     Ok(Constant::Weight(Box::new(weight), Some(External { location: location.value.clone(), region })))
 }
 

@@ -24,6 +24,12 @@ pub fn feed_forward(b: &mut Builder, device: Device, operands: &[ValueId]) -> Re
         return Ok(None);
     }
     let size = hidden.last() / count;
+    let whole = |id: ValueId, axis: usize| {
+        b.as_weight(id).is_none_or(|weight| (0..count).all(|part| weight.can_part(axis, part * size, size)))
+    };
+    if !whole(first.operands[1], 0) || !whole(operands[1], 1) {
+        return Ok(None);
+    }
     let mut sum = None;
     for part in 0..count {
         let start = part * size;

@@ -20,6 +20,15 @@ pub fn joined(b: &mut Builder, device: Device, operands: &[ValueId]) -> Result<O
     if device != Device::Cpu {
         return Ok(None);
     }
+    let mut starts = parts.iter().scan(0, |start, &part| {
+        let (first, size) = (*start, b.ty(part).last());
+        *start += size;
+        Some((first, size))
+    });
+    let weight = b.as_weight(operands[1]);
+    if weight.is_some_and(|weight| !starts.all(|(start, size)| weight.can_part(1, start, size))) {
+        return Ok(None);
+    }
     let (mut sum, mut start) = (None, 0);
     for (number, &part) in parts.iter().enumerate() {
         let size = b.ty(part).last();

@@ -104,7 +104,7 @@ impl<'a> Tensor<'a> {
                 let mut weight = Weight::tensor(name, ty.dtype, dims);
                 weight.dtype = ty.dtype;
                 let name = name.to_string();
-                let region = Region { name, file: 0, offset: *offset, dtype: ty.dtype, shape: ty.shape };
+                let region = Region::plain(name, *offset, ty.dtype, ty.shape);
                 Constant::Weight(Box::new(weight), Some(region))
             }
             Buffer::Inline(data) if ty.dtype == DType::I32 => {

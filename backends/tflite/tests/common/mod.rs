@@ -56,7 +56,7 @@ pub fn random_store(graph: &Graph) -> (Store, tempfile::NamedTempFile) {
             continue;
         }
         let offset = data.len() as u64;
-        regions.push(Region { name: name.clone(), file: 0, offset, dtype: *dtype, shape: shape.clone() });
+        regions.push(Region::plain(name.clone(), offset, *dtype, shape.clone()));
         for _ in 0..shape.iter().product() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let number = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;

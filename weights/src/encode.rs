@@ -1,0 +1,324 @@
+//! Weights as codes: the numbers that a recipe gives, the encoding that it names, and what moves codes behind that.
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use snapc_ir::{
+    Code, Coded, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight, element_count,
+};
+
+use crate::quantize::{self, Histogram, Levels};
+use crate::read::moved;
+use crate::statistics::Moments;
+use crate::store::{Region, Store};
+
+/// A weight as it is stored: codes, and what they stand for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// How the codes lie.
+    pub coded: Coded,
+    /// The codes, row-major: signed numbers as two's complement, or indices into a table.
+    pub codes: Vec<u8>,
+    /// Scales, or the tables one behind the other, by block, row-major.
+    pub tables: Vec<f16>,
+}
+
+impl Encoded {
+    /// The numbers that the codes stand for: `scale * code` in f32, or a number of a table.
+    pub fn decode(&self) -> Vec<f32> {
+        let mut tables = vec![0.0; self.tables.len()];
+        self.tables.convert_to_f32_slice(&mut tables);
+        decode(&self.coded, &self.codes, &tables)
+    }
+
+    /// The codes without gaps: two of 4 bits a byte, the low ones first, and so on ([`quantize::pack`]).
+    ///
+    /// # Errors
+    /// If there is no such number of bits.
+    pub fn packed(&self) -> Result<Vec<u8>> {
+        match self.coded.code.bits() {
+            8 => Ok(self.codes.clone()),
+            4 => Ok(quantize::pack_int4(cast_slice(&self.codes))),
+            bits => quantize::pack(&self.codes, bits),
+        }
+    }
+
+    fn after(self, change: &Transform) -> Option<Self> {
+        let coded = self.coded.after(change)?;
+        let tables = match self.coded.moved(change)? {
+            None => self.tables,
+            // A table goes with its block: it is one more axis, whole.
+            Some(of_blocks) => {
+                let shared = self.coded.code.shared();
+                let mut blocks = self.coded.blocks.clone();
+                blocks.push(shared);
+                let change = match of_blocks {
+                    Transform::Transpose(mut perm) => {
+                        perm.push(perm.len());
+                        Transform::Transpose(perm)
+                    }
+                    change => change,
+                };
+                moved(self.tables, &blocks, &change)
+            }
+        };
+        let codes = moved(self.codes, &self.coded.shape, change);
+        Some(Encoded { coded, codes, tables })
+    }
+}
+
+/// The numbers that codes stand for.
+fn decode(coded: &Coded, codes: &[u8], tables: &[f32]) -> Vec<f32> {
+    let sizes = coded.block_sizes();
+    let rank = coded.shape.len();
+    let (last, last_size) = (coded.shape.last().copied().unwrap_or(1), sizes.last().copied().unwrap_or(1));
+    let mut values = Vec::with_capacity(codes.len());
+    let mut index = vec![0; rank.saturating_sub(1)];
+    for row in codes.chunks_exact(last) {
+        let block = index
+            .iter()
+            .zip(&sizes)
+            .zip(&coded.blocks)
+            .fold(0, |block, ((at, size), blocks)| block * blocks + at / size)
+            * (last / last_size);
+        for (number, part) in row.chunks(last_size).enumerate() {
+            match coded.code {
+                Code::Int { .. } => {
+                    let scale = tables[block + number];
+                    values.extend(part.iter().map(|&code| scale * f32::from(code as i8)));
+                }
+                Code::Palette { bits } => {
+                    let table = &tables[(block + number) << bits..];
+                    values.extend(part.iter().map(|&code| table[usize::from(code)]));
+                }
+            }
+        }
+        for axis in (0..index.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < coded.shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    values
+}
+
+impl Store {
+    /// Runs the recipe of an encoded weight into codes.
+    ///
+    /// # Errors
+    /// If it is not encoded, it cannot be read, a number of it is not finite, or its method asks for what was not measured.
+    pub fn encode(&self, weight: &Weight) -> Result<Encoded> {
+        let place = weight.transforms.iter().position(|change| matches!(change, Transform::Encode(_)));
+        let Some((place, Transform::Encode(encoding))) =
+            place.map(|place| (place, &weight.transforms[place]))
+        else {
+            return Err(Error::bug("the weight is not encoded").at(Place::Tensor(weight.name.clone())));
+        };
+        let (values, shape) = self.run(weight, &weight.transforms[..place])?;
+        let encoded = self.codes_of(&values, &shape, encoding, weight)?;
+        weight.transforms[place + 1..]
+            .iter()
+            .try_fold(encoded, |encoded, change| encoded.after(change))
+            .ok_or_else(|| {
+                Error::bug("a recipe parts what is encoded").at(Place::Tensor(weight.name.clone()))
+            })
+    }
+
+    /// The codes of some numbers.
+    pub(crate) fn codes_of(
+        &self,
+        values: &[f32],
+        shape: &[usize],
+        encoding: &Encoding,
+        weight: &Weight,
+    ) -> Result<Encoded> {
+        let at = |error: Error| error.at(Place::Tensor(source_name(weight).to_string()));
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            let message = format!("number {place} is {}, which no code can stand for", values[place]);
+            return Err(at(Error::input(message).help("the checkpoint is damaged or its training diverged")));
+        }
+        let blocks = encoding.blocks(shape);
+        let blocks = blocks.ok_or_else(|| at(Error::bug(format!("{encoding} does not fit {shape:?}"))))?;
+        let coded = Coded { code: encoding.code, shape: shape.to_vec(), blocks };
+        let moments = match encoding.method {
+            Method::Rtn => None,
+            Method::Awq | Method::Gptq => Some(self.moments(weight, shape)?),
+        };
+        let row = element_count(&shape[1..]);
+        match encoding.code {
+            Code::Int { bits } => {
+                let levels = if bits == 4 { Levels::INT4 } else { Levels::INT8 };
+                let group = encoding.group.unwrap_or(row);
+                integers(values, row, group, levels, encoding.method, moments.as_ref())
+            }
+            Code::Palette { bits } => {
+                let rows = encoding.group.unwrap_or(shape[0]);
+                palettes(values, row, rows, bits, encoding.method, moments.as_ref())
+            }
+        }
+        .map(|(codes, tables)| Encoded { coded, codes, tables })
+        .map_err(at)
+    }
+
+    /// Second moments of what a matrix is multiplied with.
+    fn moments(&self, weight: &Weight, shape: &[usize]) -> Result<Moments> {
+        let name = source_name(weight);
+        let statistics = self.statistics().ok_or_else(|| {
+            Error::usage("its encoding asks for what `snapc calibrate` measures")
+                .at(Place::Tensor(name.to_string()))
+                .help("name the file with --calibration, or leave out --method")
+        })?;
+        statistics.moments(name, element_count(&shape[1..]))
+    }
+
+    /// One part of the best decomposition of that rank: both factors are f16. Where moments are measured, what is least is the
+    /// error of the product with such inputs.
+    pub(crate) fn factor_of(
+        &self,
+        values: Vec<f32>,
+        [rows, cols]: [usize; 2],
+        rank: usize,
+        factor: Factor,
+        weight: &Weight,
+    ) -> Result<Vec<f32>> {
+        let importance = match self.statistics() {
+            Some(_) => {
+                let channels = self.moments(weight, &[rows, cols])?.channels();
+                Some(channels.into_iter().map(f32::sqrt).collect::<Vec<f32>>())
+            }
+            None => None,
+        };
+        let (left, right) = quantize::low_rank(&values, [rows, cols], rank, importance.as_deref())
+            .map_err(|error| error.at(Place::Tensor(source_name(weight).to_string())))?;
+        let half = |values: Vec<f32>| -> Vec<f32> {
+            values.into_iter().map(|value| f16::from_f32(value).to_f32()).collect()
+        };
+        let (left, right) = (half(left), half(right));
+        Ok(match factor {
+            Factor::Left => left,
+            Factor::Right => right,
+            Factor::Rest => {
+                let mut rest = values;
+                for (row, left) in rest.chunks_exact_mut(cols).zip(left.chunks_exact(rank)) {
+                    for (left, right) in left.iter().zip(right.chunks_exact(cols)) {
+                        row.iter_mut().zip(right).for_each(|(value, right)| *value -= left * right);
+                    }
+                }
+                rest
+            }
+        })
+    }
+
+    /// The numbers of a region that holds codes.
+    pub(crate) fn decoded(&self, region: &Region) -> Result<Vec<f32>> {
+        let Some(coding) = &region.coding else { return Err(Error::bug("a region without codes")) };
+        let mut bytes = vec![0; region.bytes() as usize];
+        self.read_at(region, 0, &mut bytes)?;
+        let count = element_count(&region.shape);
+        let codes = match coding.code {
+            Code::Int { bits: 4 } => cast_slice(&quantize::unpack_int4(&bytes, count)?).to_vec(),
+            code => quantize::unpack(&bytes, code.bits(), count)?,
+        };
+        let coded = Coded { code: coding.code, shape: region.shape.clone(), blocks: coding.blocks.clone() };
+        let fits = coded.blocks.len() == coded.shape.len()
+            && coded.shape.iter().zip(&coded.blocks).all(|(size, &blocks)| blocks > 0 && size % blocks == 0)
+            && coded.table_count() == coding.tables.len();
+        if !fits {
+            return Err(Error::input("its scales or tables do not fit its codes")
+                .at(Place::Tensor(region.name.clone()))
+                .at(Place::File(self.path(region).to_path_buf())));
+        }
+        Ok(decode(&coded, &codes, &coding.tables))
+    }
+}
+
+fn source_name(weight: &Weight) -> &str {
+    match &weight.source {
+        Source::Tensor { name, .. } => name,
+        Source::Inline { .. } | Source::Table(_) => &weight.name,
+    }
+}
+
+type Codes = Result<(Vec<u8>, Vec<f16>)>;
+
+/// Integers whose scale is shared by `group` numbers of a row.
+fn integers(
+    values: &[f32],
+    row: usize,
+    group: usize,
+    levels: Levels,
+    method: Method,
+    moments: Option<&Moments>,
+) -> Codes {
+    if let (Method::Gptq, Some(moments)) = (method, moments) {
+        let (codes, scales) = quantize::gptq(values, full(moments)?, group, levels)?;
+        return Ok((cast_slice(&codes).to_vec(), scales));
+    }
+    let channels = moments.map(Moments::channels);
+    let mut codes = vec![0u8; values.len()];
+    let mut scales = Vec::with_capacity(values.len() / group);
+    for (number, (values, codes)) in values.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
+        let scale = match &channels {
+            Some(channels) => {
+                let start = number * group % row;
+                quantize::search_scale(levels, values, Some(&channels[start..start + group]))?
+            }
+            None => quantize::plain_scale(levels, values)?,
+        };
+        levels.codes(scale, values, cast_slice_mut(codes));
+        scales.push(scale);
+    }
+    Ok((codes, scales))
+}
+
+/// Indices into tables, one for each `rows` rows.
+fn palettes(
+    values: &[f32],
+    row: usize,
+    rows: usize,
+    bits: usize,
+    method: Method,
+    moments: Option<&Moments>,
+) -> Codes {
+    let mut histogram = Histogram::new();
+    let channels = moments.map(Moments::channels);
+    let (mut codes, mut tables) = (Vec::with_capacity(values.len()), Vec::new());
+    let mut halves = vec![f16::ZERO; row * rows];
+    for part in values.chunks(row * rows) {
+        halves.convert_from_f32_slice(part);
+        histogram.clear();
+        match &channels {
+            // A channel that is always 0 counts a little: a table of nothing would be none.
+            Some(channels) => {
+                let least = channels.iter().copied().fold(0.0, f32::max) * 1e-6 + f32::MIN_POSITIVE;
+                let channels: Vec<f32> = channels.iter().map(|moment| moment.max(least)).collect();
+                histogram.add_weighted(&halves, &channels, 0)?;
+            }
+            None => histogram.add(&halves),
+        }
+        let (numbers, weights) = histogram.distinct()?;
+        let clusters = quantize::kmeans(&numbers, &weights, 1 << bits)?;
+        let table: Vec<f16> = clusters.centroids.iter().map(|&number| f16::from_f32(number)).collect();
+        match (method, moments) {
+            (Method::Gptq, Some(moments)) => {
+                codes.extend(quantize::gptq_palette(part, full(moments)?, &table)?);
+            }
+            _ => {
+                let nearest = quantize::nearest_table(&table)?;
+                codes.extend(halves.iter().map(|half| nearest[usize::from(half.to_bits())]));
+            }
+        }
+        tables.extend(table);
+    }
+    Ok((codes, tables))
+}
+
+fn full(moments: &Moments) -> Result<&[f32]> {
+    match moments {
+        Moments::Full(products) => Ok(products),
+        Moments::Channels(_) => Err(Error::input("gptq asks for the moments of each two channels")
+            .help("calibrate with --moments full, or use --method awq")),
+    }
+}
