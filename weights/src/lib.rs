@@ -4,6 +4,7 @@
 //! [`Store::stream`] runs it into bytes, block by block, so that no weight is ever held whole unless its layout
 //! changes.
 
+pub mod quantize;
 mod read;
 mod store;
 mod table;
