@@ -1,7 +1,14 @@
 //! The numeric half of quantization: functions over slices, which know no graph and read no file.
+//!
+//! [`Histogram`] and [`kmeans`] make palettes, [`plain_scale`] and [`search_scale`] the scales of integer groups, and
+//! [`Packer`] the bytes of either's codes.
 
 mod histogram;
 mod kmeans;
+mod pack;
+mod scales;
 
 pub use histogram::{Histogram, nearest, nearest_table};
 pub use kmeans::{Clusters, kmeans};
+pub use pack::{Packer, pack, pack_int4, packed_len, unpack, unpack_int4};
+pub use scales::{Levels, decode, plain_scale, scale_error, search_scale};
