@@ -101,7 +101,7 @@ fn costs_are_those_of_every_interval_tried() {
         let expected = brute_force(&values, &weights, k)[k - 1];
         assert_eq!(found.centroids.len(), k);
         assert!(found.centroids.is_sorted());
-        // Both sum the same intervals in f64; an interval of different choice costs the same or the answer is not optimal.
+        // Both sum the same intervals in f64; other intervals cost the same or are not optimal.
         assert!(
             (found.cost - expected).abs() <= 1e-9 * expected,
             "case {case}: {n} numbers, {k} clusters: {:e} for {expected:e}",

@@ -115,7 +115,7 @@ fn ascending() -> impl Iterator<Item = u16> {
 /// # Errors
 /// If `lut` is empty, longer than 256, not ascending or not finite.
 pub fn nearest_table(lut: &[f16]) -> Result<Vec<u8>> {
-    check(lut)?;
+    check_lut(lut)?;
     let mut table = vec![0; PATTERNS];
     let mut index = 0;
     for bits in ascending() {
@@ -149,7 +149,7 @@ fn step(lut: &[f16], index: usize, value: f64) -> Option<usize> {
     (2.0 * value > middle).then_some(index + ahead)
 }
 
-fn check(lut: &[f16]) -> Result<()> {
+pub(super) fn check_lut(lut: &[f16]) -> Result<()> {
     let ascending = lut.windows(2).all(|pair| pair[0] <= pair[1]);
     if lut.is_empty() || lut.len() > 256 || !ascending || lut.iter().any(|entry| !entry.is_finite()) {
         return Err(Error::bug(format!(
