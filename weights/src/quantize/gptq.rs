@@ -1,8 +1,8 @@
 //! Rounding column by column, each error made good by the columns to come: GPTQ (Frantar et al. 2022).
 //!
 //! Let `H = E[x x^T]` be the second moments of a layer's input and `e = w - q` the error of a row of weights. The
-//! layer's squared output error is `e H e^T`. With the factors `H = (I + U) D (I + U)^T`, `U` strictly upper triangular and `D`
-//! diagonal, it is `sum_k D_k (w'_k - q_k)^2` where `w'_k = w_k + sum_{j < k} e_j U_jk`: so column `k` is best rounded
+//! layer's squared output error is `e H e^T`. With the factors `H = (I + U) D (I + U)^T`, `U` strictly upper
+//! triangular and `D` diagonal, it is `sum_k D_k (w'_k - q_k)^2` where `w'_k = w_k + sum_{j < k} e_j U_jk`: so column `k` is best rounded
 //! from `w'_k`. That is GPTQ without the inverse of `H` (LDLQ, Chee et al. 2023, theorem 6 shows them equal).
 
 use faer::dyn_stack::{MemBuffer, MemStack};

@@ -1,8 +1,8 @@
 //! The best `k` centroids of weighted numbers on a line, exactly.
 //!
 //! An optimal clustering of numbers on a line consists of intervals, and the cost `w(a, b)` of the interval `[a, b)`
-//! (its weighted squared error) has the Monge property `w(a, c) + w(b, d) <= w(a, d) + w(b, c)` for `a <= b <= c <= d`. So
-//! the least cost `f(k)` of `k` intervals is convex in `k`, and
+//! (its weighted squared error) has the Monge property `w(a, c) + w(b, d) <= w(a, d) + w(b, c)` for `a <= b <= c <= d`.
+//! So the least cost `f(k)` of `k` intervals is convex in `k`, and
 //!
 //! - for a price `p` on each interval, the least `cost + p * intervals` is a one-dimensional dynamic program whose
 //!   choices are monotone: `O(n log n)` with a queue of candidates (Galil & Park 1992);
