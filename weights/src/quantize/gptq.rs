@@ -2,8 +2,9 @@
 //!
 //! Let `H = E[x x^T]` be the second moments of a layer's input and `e = w - q` the error of a row of weights. The
 //! layer's squared output error is `e H e^T`. With the factors `H = (I + U) D (I + U)^T`, `U` strictly upper
-//! triangular and `D` diagonal, it is `sum_k D_k (w'_k - q_k)^2` where `w'_k = w_k + sum_{j < k} e_j U_jk`: so column `k` is best rounded
-//! from `w'_k`. That is GPTQ without the inverse of `H` (LDLQ, Chee et al. 2023, theorem 6 shows them equal).
+//! triangular and `D` diagonal, it is `sum_k D_k (w'_k - q_k)^2` where
+//! `w'_k = w_k + sum_{j < k} e_j U_jk`: so column `k` is best rounded from `w'_k`. That is GPTQ without the inverse of
+//! `H` (LDLQ; Chee et al. 2023 show them equal).
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};

@@ -33,13 +33,13 @@ pub struct LowRank {
     pub captured: f64,
 }
 
-/// The `a` (rows x rank) and `b` (rank x cols) with the least `||(R - a b) diag(d)||`, the Frobenius norm, of a residual
-/// R (rows x cols, row-major). `importance` is `d`: of column `j` the root of the second moment of its input; all 1
-/// without.
+/// The `a` (rows x rank) and `b` (rank x cols) with the least `||(R - a b) diag(d)||`, the Frobenius norm, of a
+/// residual R (rows x cols, row-major). `importance` is `d`: of column `j` the root of the second moment of its input;
+/// all 1 without.
 ///
-/// With the left singular vectors `u_i` of `R diag(d)`, column `i` of `a` is `t u_i` and row `i` of `b` is `u_i^T R / t`:
-/// the singular value times the right singular vector divided by `d`, but for a `d` of 0 too. `t` makes the greatest
-/// magnitudes of both the same, so that both fit f16. A rank beyond that of R gives zeros.
+/// With the left singular vectors `u_i` of `R diag(d)`, column `i` of `a` is `t u_i` and row `i` of `b` is
+/// `u_i^T R / t`: the singular value times the right singular vector divided by `d`, but for a `d` of 0 too. `t` makes
+/// the greatest magnitudes of both the same, so that both fit f16. A rank beyond that of R gives zeros.
 ///
 /// Deterministic, in one thread, in f64. Of a matrix with more than 256 rows and columns and a rank far below them not
 /// all is captured that the decomposition captures: of 3072 x 3072 normal numbers, a spectrum as flat as any, 99.6 % at
