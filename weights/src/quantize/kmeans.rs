@@ -1,8 +1,8 @@
 //! The best `k` centroids of weighted numbers on a line, exactly.
 //!
-//! An optimal clustering of numbers on a line consists of intervals, and the cost `w(a, b)` of the interval `[a, b)` (its
-//! weighted squared error) has the Monge property `w(a, c) + w(b, d) <= w(a, d) + w(b, c)` for `a <= b <= c <= d`. So
-//! the least cost `f(k)` of `k` intervals is convex in `k`, and
+//! An optimal clustering of numbers on a line consists of intervals, and the cost `w(a, b)` of the interval `[a, b)`
+//! (its weighted squared error) has the Monge property `w(a, c) + w(b, d) <= w(a, d) + w(b, c)` for `a <= b <= c <= d`.
+//! So the least cost `f(k)` of `k` intervals is convex in `k`, and
 //!
 //! - for a price `p` on each interval, the least `cost + p * intervals` is a one-dimensional dynamic program whose
 //!   choices are monotone: `O(n log n)` with a queue of candidates (Galil & Park 1992);
@@ -218,8 +218,8 @@ impl Line {
         Path { bounds, cost, price }
     }
 
-    /// Puts the candidate `begin` into the queue: those that it beats for all of their ends leave, and it takes over from
-    /// the first end at which it is better, if any.
+    /// Puts the candidate `begin` into the queue: those that it beats for all of their ends leave, and it takes over
+    /// from the first end at which it is better, if any.
     #[inline(always)]
     fn enter(&self, begin: usize, front: usize, best: &[f64], queue: &mut Vec<Candidate>) {
         let n = self.points.len();
@@ -275,7 +275,8 @@ impl Scratch {
     }
 }
 
-/// A price at which about `k` intervals are best, if both paths were found by one: price over count is near a power law.
+/// A price at which about `k` intervals are best, if both paths were found by one: price over count is near a power
+/// law.
 fn between(fewer: &Path, more: &Path, k: usize) -> Option<f64> {
     if !fewer.price.is_finite() || more.price <= 0.0 {
         return None;
@@ -286,8 +287,8 @@ fn between(fewer: &Path, more: &Path, k: usize) -> Option<f64> {
 }
 
 /// Crosses two optimal paths, of fewer and more than `k` intervals, into one of `k`: the first up to where one of its
-/// intervals `[a, d)` holds an interval `[b, c)` of the second that is `s = more - k` ahead in number, then `[a, c)`, then
-/// the second. By the Monge property it and the other crossing together cost no more than the two paths.
+/// intervals `[a, d)` holds an interval `[b, c)` of the second that is `s = more - k` ahead in number, then `[a, c)`,
+/// then the second. By the Monge property it and the other crossing together cost no more than the two paths.
 fn cross(fewer: &[usize], more: &[usize], k: usize) -> Vec<usize> {
     let ahead = more.len() - 1 - k;
     let mut at = 0;

@@ -68,8 +68,8 @@ pub fn decode(scale: f16, code: i8) -> f32 {
 }
 
 /// The scale that covers a group: the greater of `max / levels.max` and `min / levels.min`, rounded to the nearest f16,
-/// or the next greater if a code would be clamped by more than its rounding. Finite, at least 2^-24; the smallest normal
-/// f16 for a group of zeros; 65504 for a group that no f16 scale covers.
+/// or the next greater if a code would be clamped by more than its rounding. Finite, at least 2^-24; the smallest
+/// normal f16 for a group of zeros; 65504 for a group that no f16 scale covers.
 ///
 /// # Errors
 /// If a number is not finite.
