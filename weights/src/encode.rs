@@ -7,7 +7,7 @@ use snapc_ir::{
     Code, Coded, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight, element_count,
 };
 
-use crate::quantize::{self, Histogram, Levels};
+use crate::quantize::{self, Feedback, Histogram, Levels, LowRank};
 use crate::read::moved;
 use crate::statistics::Moments;
 use crate::store::{Region, Store};
@@ -190,8 +190,9 @@ impl Store {
             }
             None => None,
         };
-        let (left, right) = quantize::low_rank(&values, [rows, cols], rank, importance.as_deref())
-            .map_err(|error| error.at(Place::Tensor(source_name(weight).to_string())))?;
+        let LowRank { a: left, b: right, .. } =
+            quantize::low_rank(&values, rows, cols, importance.as_deref(), rank)
+                .map_err(|error| error.at(Place::Tensor(source_name(weight).to_string())))?;
         let half = |values: Vec<f32>| -> Vec<f32> {
             values.into_iter().map(|value| f16::from_f32(value).to_f32()).collect()
         };
@@ -253,8 +254,8 @@ fn integers(
     moments: Option<&Moments>,
 ) -> Codes {
     if let (Method::Gptq, Some(moments)) = (method, moments) {
-        let (codes, scales) = quantize::gptq(values, full(moments)?, group, levels)?;
-        return Ok((cast_slice(&codes).to_vec(), scales));
+        let integers = quantize::gptq_integers(values, &feedback(moments)?, levels, group)?;
+        return Ok((cast_slice(&integers.codes).to_vec(), integers.scales));
     }
     let channels = moments.map(Moments::channels);
     let mut codes = vec![0u8; values.len()];
@@ -303,7 +304,8 @@ fn palettes(
         let table: Vec<f16> = clusters.centroids.iter().map(|&number| f16::from_f32(number)).collect();
         match (method, moments) {
             (Method::Gptq, Some(moments)) => {
-                codes.extend(quantize::gptq_palette(part, full(moments)?, &table)?);
+                let count = table.len();
+                codes.extend(quantize::gptq_palette(part, &feedback(moments)?, &table, count, rows)?);
             }
             _ => {
                 let nearest = quantize::nearest_table(&table)?;
@@ -315,9 +317,9 @@ fn palettes(
     Ok((codes, tables))
 }
 
-fn full(moments: &Moments) -> Result<&[f32]> {
+fn feedback(moments: &Moments) -> Result<Feedback> {
     match moments {
-        Moments::Full(products) => Ok(products),
+        Moments::Full(products) => Feedback::new(products, products.len().isqrt()),
         Moments::Channels(_) => Err(Error::input("gptq asks for the moments of each two channels")
             .help("calibrate with --moments full, or use --method awq")),
     }
