@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapc_driver::{
-    Bake, Device, Layout, MinOs, PASS_NAMES, Part, Precision, Ranges, Target, parse_part, parse_size,
+    Bake, Device, Layout, MinOs, PASS_NAMES, Part, Precision, QuantizeChoice, Ranges, Target, parse_part,
+    parse_size,
 };
+
+use crate::quantize::{CalibrateArgs, QuantizeArgs, parse_encoding};
 
 /// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
 #[derive(Parser)]
@@ -33,6 +36,7 @@ Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug i
 pub enum Command {
     Compile(CompileArgs),
     Run(RunArgs),
+    Calibrate(CalibrateArgs),
     Verify(VerifyArgs),
     Inspect(InspectArgs),
     Print(PrintArgs),
@@ -48,8 +52,11 @@ Examples:
   snapc compile --width 96 --target coreml --part transformer --size 64x96
   snapc compile --subnet small --target tflite --bake unrolled
   snapc compile --subnet small --target tflite --one-file --size 64x64 --size 64x96
+  snapc compile --subnet small --target onnx --quantize int4 --method awq --calibration small.calibration
+  snapc compile --subnet small --target coreml --min-os iOS18 --quantize palette4 --bits-per-weight 4.2 --max-loss PSNR=25
 
-Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json. A folder is replaced whole, and
+Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json; where weights are quantized also recipe.toml (what
+each tensor got), report.html and strips.png (what was lost). A folder is replaced whole, and
 only when all of it has been written; with --part it holds those parts alone.")]
 pub struct CompileArgs {
     /// The pipeline folder (with model_index.json)
@@ -82,6 +89,8 @@ pub struct CompileArgs {
     pub layout: Layout,
     #[command(flatten)]
     pub baking: BakeArgs,
+    #[command(flatten, next_help_heading = "Quantization")]
+    pub quantization: QuantizeArgs,
     /// Measure how large values become over some prompts, and scale or keep in f32 what would pass f16 (coreml): auto (where that
     /// takes some ten seconds at most), on or off
     #[arg(long, value_name = "WHEN", default_value = "auto")]
@@ -283,6 +292,9 @@ pub struct PrintArgs {
     /// The picture's height and width in pixels [default: the pipeline's]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<[usize; 2]>,
+    /// The encoding of the part's layers
+    #[arg(long, value_name = "ENCODING", value_parser = parse_encoding)]
+    pub quantize: Option<QuantizeChoice>,
     /// The text form, or Graphviz's
     #[arg(long, value_enum, default_value_t = FormArg::Sir)]
     pub form: FormArg,

@@ -1,6 +1,7 @@
 //! The `snapc` command: words in, words out; every decision is the driver's.
 
 mod args;
+mod quantize;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -8,11 +9,12 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs, Targets, VerifyArgs};
 use clap::{CommandFactory, Parser};
+use quantize::CalibrateArgs;
 use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
-    Bake, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target, VerifyOptions, Width, compile,
-    generate, inspect, is_compiled, show, verify,
+    Bake, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target,
+    VerifyOptions, Width, calibrate, compile, generate, inspect, is_compiled, merge, show, verify,
 };
 use snapc_ir::{Class, Error, Result};
 
@@ -28,6 +30,7 @@ fn dispatch(command: Command, json: bool) -> Result<()> {
     match command {
         Command::Compile(args) => run_compile(args, json),
         Command::Run(args) => run_generate(args, json),
+        Command::Calibrate(args) => run_calibrate(args, json),
         Command::Verify(args) => run_verify(args, json),
         Command::Inspect(args) => {
             let path = match args.path {
@@ -128,6 +131,7 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         steps: args.baking.steps,
         guidance: args.baking.guidance,
         ranges: args.ranges,
+        quantization: args.quantization.options()?,
         layout: args.layout,
         output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
     };
@@ -179,6 +183,39 @@ fn run_generate(args: RunArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
+fn run_calibrate(args: CalibrateArgs, json: bool) -> Result<()> {
+    let mut report = Terminal::new(json);
+    let done = if args.merge.is_empty() {
+        let project = project()?;
+        let options = CalibrateOptions {
+            pipeline: pipeline(args.pipeline, &project)?,
+            width: network(args.network, &project),
+            size: args.size,
+            steps: args.steps,
+            guidance: args.guidance,
+            prompts: args.prompts,
+            count: args.count,
+            moments: args.moments,
+            shard: args.shard,
+            output: args.output,
+        };
+        calibrate(&options, &mut report)?
+    } else {
+        merge(&args.merge, &args.output)?
+    };
+    report.finish();
+    let Calibrated { output, prompts, resumed, layers } = done;
+    if json {
+        let warnings = report.warnings;
+        print_json(
+            &json!({"output": output, "prompts": prompts, "resumed": resumed, "layers": layers, "warnings": warnings}),
+        );
+    } else {
+        print(&format!("{}: {layers} layers over {prompts} prompts\n", output.display()));
+    }
+    Ok(())
+}
+
 fn run_verify(args: VerifyArgs, json: bool) -> Result<()> {
     let project = project()?;
     let options = VerifyOptions {
@@ -224,6 +261,7 @@ fn run_print(args: PrintArgs, json: bool) -> Result<()> {
         bake: bake(args.baking.bake, &project)?,
         steps: args.baking.steps,
         guidance: args.baking.guidance,
+        quantize: args.quantize,
         form: match args.form {
             FormArg::Sir => Form::Sir,
             FormArg::Dot => Form::Dot,

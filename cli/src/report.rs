@@ -7,7 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use snapc_driver::{
-    Compiled, Explanation, Generated, Inspection, NodeRange, PartEntry, PartRanges, Report, Verified,
+    Accuracy, Compiled, Explanation, Generated, Inspection, NodeRange, PartEntry, PartRanges, Report,
+    StepLoss, Verified,
 };
 use snapc_ir::{Class, Error, shape_text};
 
@@ -95,7 +96,7 @@ fn mega(bytes: u64) -> String {
 /// What a compile wrote; with `explain`, what was not written as it is, and why.
 pub fn compiled(all: &[Compiled], explain: bool) -> String {
     let mut text = String::new();
-    for Compiled { folder, manifest, explanations, ranges } in all {
+    for Compiled { folder, manifest, explanations, ranges, accuracy } in all {
         text += &format!("{}\n", folder.display());
         let names: Vec<String> = manifest.parts.iter().map(artifact).collect();
         let wide = names.iter().map(String::len).fold(24, usize::max);
@@ -112,8 +113,27 @@ pub fn compiled(all: &[Compiled], explain: bool) -> String {
             let measured = ranges.iter().filter(|of| explain && of.part == part.part);
             measured.for_each(|of| text += &hottest(of));
         }
+        text += &accuracy.as_ref().map_or(String::new(), lost);
     }
     text
+}
+
+/// What quantizing lost.
+pub fn lost(accuracy: &Accuracy) -> String {
+    let mut text = format!("  {:<24} {:>10} {:>12}\n", "lost, against f32", "cosine", "relative");
+    for StepLoss { part, step, cosine, relative } in &accuracy.steps {
+        let name = step.map_or(part.clone(), |step| format!("{part}, step {step}"));
+        text += &format!("  {name:<24} {cosine:>10.6} {relative:>12.3e}\n");
+    }
+    let count = accuracy.pictures.len();
+    text += &format!("  pictures: {:.2} dB PSNR, the mean of {count} prompts", accuracy.psnr);
+    if let Some(worst) = accuracy.worst_picture() {
+        text += &format!("; worst {:.2} dB, {:?}", worst.psnr, worst.prompt);
+    }
+    if let Some(worst) = accuracy.worst_layer() {
+        text += &format!("; layer most off {} ({}), {:.4}", worst.tensor, worst.encoding, worst.worst());
+    }
+    text + "\n"
 }
 
 /// The nodes whose values came closest to the end of f16.

@@ -1,4 +1,5 @@
 mod one_file;
+mod quantized;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -8,7 +9,7 @@ use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Graph, Place, Result};
 use snapc_onnx::Layout;
-use snapc_passes::{PrecisionPass, Standard, standard};
+use snapc_passes::{PrecisionPass, Standard, run, standard};
 use snapc_weights::Store;
 
 use crate::Report;
@@ -17,6 +18,7 @@ use crate::companions;
 use crate::manifest::{Manifest, OptionsEntry, PartEntry, ScheduleEntry, TokenizerEntry};
 use crate::options::{Bake, CompileOptions, Width};
 use crate::output::Staging;
+use crate::quantization::{Accuracy, Quantization, Recipe};
 use crate::ranges::{Calibration, PartRanges, precise};
 use crate::targets::Target;
 
@@ -31,6 +33,8 @@ pub struct Compiled {
     pub explanations: Vec<(String, Vec<Explanation>)>,
     /// What was measured of each part's values; empty where nothing was.
     pub ranges: Vec<PartRanges>,
+    /// What quantizing lost, where it was measured.
+    pub accuracy: Option<Accuracy>,
 }
 
 /// One target and one network of it, while its folder is made.
@@ -50,6 +54,9 @@ struct Job {
     /// Why there is no calibration. Told at the end: what stops the compile says it better.
     unmeasured: Option<String>,
     ranges: Vec<PartRanges>,
+    quantization: Quantization,
+    /// What each tensor got.
+    recipe: Recipe,
 }
 
 /// Import, slice, bake, precision, legalize, write: each part is imported once, for all targets and networks. The folders appear when
@@ -63,6 +70,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let latent = pipeline.latent_size(options.sizes.first().copied())?;
     let schedule = pipeline.schedule(options.steps, latent)?;
     let mut jobs = jobs(options, &pipeline, &schedule)?;
+    quantized::give_out_bits(&mut jobs, options, &pipeline, latent, report)?;
     let mut parts = Part::ALL.to_vec();
     parts.retain(|part| options.parts.is_empty() || options.parts.contains(part));
     for job in jobs.iter_mut().filter(|job| job.precision().computes_half()) {
@@ -87,7 +95,7 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
         }
     }
     jobs.iter().filter_map(|job| job.unmeasured.as_ref()).for_each(|why| report.warn(why));
-    jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule)).collect()
+    jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule, report)).collect()
 }
 
 /// Guidance needs the velocity of two prompts: a batch.
@@ -119,6 +127,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 baking: baking.clone(),
                 precision: options.precision,
                 weights_only: target.weights_only(),
+                quantize: None,
             };
             if jobs.iter().any(|job| job.target == target && job.width == *width) {
                 continue;
@@ -138,6 +147,8 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 calibration: None,
                 unmeasured: None,
                 ranges: Vec::new(),
+                quantization: Quantization::new(&options.quantization, target, to)?,
+                recipe: Recipe::default(),
             });
         }
     }
@@ -159,28 +170,43 @@ fn write_jobs(
     let mut legal = Vec::new();
     for job in jobs.iter_mut() {
         let graph = legal_for(job, imported.graph.name(), imported, report)?;
-        let mut entry = PartEntry::new(&graph, job.backend.artifact(graph.name()));
+        let mut entry = PartEntry::new(&graph.0, job.backend.artifact(graph.0.name()));
         entry.rename(job.layout);
         job.parts.push(entry);
         legal.push(graph);
     }
-    let work: Vec<(&Job, &LegalGraph)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
-    let bytes = legal.iter().map(|graph| graph.weight_bytes()).sum();
-    let write = |&(job, graph): &(&Job, &LegalGraph), advance: Advance| {
-        write_part(job, graph, &imported.store, schedule, advance)
+    let work: Vec<(&Job, &Legal)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
+    let bytes = legal.iter().map(|(graph, _)| graph.weight_bytes()).sum();
+    let write = |&(job, (graph, store)): &(&Job, &Legal), advance: Advance| {
+        write_part(job, graph, store, schedule, advance)
     };
     at_once(&work, &write, imported.graph.name(), bytes, report)
 }
 
+/// A graph that can be written, and the store of its weights.
+type Legal = (LegalGraph, Store);
+
 /// A part as one job's target takes it; `name` is what the artifact calls it.
-fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Report) -> Result<LegalGraph> {
+fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Report) -> Result<Legal> {
+    let part = imported.graph.name();
     let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
-    let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
-    let precise = precise(imported, &passes, &job.precision(), job.calibration.as_ref(), report)?;
+    let options = Standard { quantize: job.quantization.of(part).cloned(), ..job.passes.clone() };
+    let passes = standard(&options, imported.graph.stage(), &evaluate);
+    let (before, behind) = passes.split_at(quantized::place(&passes));
+    let plain = Imported {
+        graph: run(&imported.graph, before, None)?,
+        store: job.quantization.store_of(part, &imported.store)?,
+        ignored: Vec::new(),
+    };
+    let mut notes = job.quantization.notes(&plain.graph)?;
+    quantized::note_recipe(&mut job.recipe, &job.quantization, &plain.graph)?;
+    let precise = precise(&plain, behind, &job.precision(), job.calibration.as_ref(), report)?;
     let (graph, why) = legalize_explained(&precise.graph, job.backend.as_ref(), job.device)?;
-    job.explanations.push((name.to_string(), [precise.notes, why].concat()));
+    notes.extend(precise.notes);
+    notes.extend(why);
+    job.explanations.push((name.to_string(), notes));
     job.ranges.extend(precise.ranges);
-    Ok(graph)
+    Ok((graph, plain.store))
 }
 
 /// What a writer tells of bytes of weights since its last call.
@@ -251,6 +277,7 @@ fn finish(
     pipeline: &Pipeline,
     latent: [usize; 2],
     schedule: &Schedule,
+    report: &mut dyn Report,
 ) -> Result<Compiled> {
     let mut files = Vec::new();
     for path in tokenizer::files(pipeline.folder()) {
@@ -259,7 +286,7 @@ fn finish(
         job.staging.write(&name, &bytes)?;
         files.push(name);
     }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: 1,
         snapc: env!("CARGO_PKG_VERSION").to_string(),
         options: OptionsEntry {
@@ -278,19 +305,21 @@ fn finish(
             guidance: job.guidance(),
             layout: (job.target == Target::Onnx).then(|| job.layout.name().to_string()),
             latent_divisor: (job.layout == Layout::Optimum).then(|| pipeline.scaling_factor()),
+            quantized: job.recipe.0.keys().map(|part| part.name().to_string()).collect(),
         },
+        accuracy: None,
         parts: job.parts.clone(),
         schedule: schedule.into(),
         tokenizer: TokenizerEntry { files, tokens: pipeline.text_tokens() },
     };
-    let mut text = serde_json::to_string_pretty(&manifest).map_err(Error::bug)?;
-    text.push('\n');
-    job.staging.write("manifest.json", text.as_bytes())?;
+    job.staging.write("manifest.json", manifest.text()?.as_bytes())?;
     companions::write(job.target, job.layout, pipeline, &manifest, job.staging.path())?;
+    let accuracy = quantized::account(&job, options, &mut manifest, report)?;
     Ok(Compiled {
         folder: job.staging.finish()?,
         manifest,
         explanations: job.explanations,
         ranges: job.ranges,
+        accuracy,
     })
 }

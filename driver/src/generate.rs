@@ -11,6 +11,7 @@ use crate::baking::check_guidance;
 use crate::options::{Bake, Width};
 use crate::output::{check_parent, save_tensors, write_file};
 use crate::parts::{Choice, Drawn, Parts, Prompt};
+use crate::quantization::encode;
 
 /// What `run` is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,14 +190,7 @@ fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<[usize; 2]> {
         .flat_map(|place| (0..3).map(move |colour| colour * places + place))
         .map(|index| byte(image.values()[index]))
         .collect();
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, cols as u32, rows as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder
-        .write_header()
-        .and_then(|mut writer| writer.write_image_data(&pixels))
-        .map_err(|error| Error::bug(format!("the picture cannot be encoded: {error}")))?;
+    let bytes = encode(&pixels, cols, rows)?;
     write_file(&options.output, &bytes)?;
     Ok([rows, cols])
 }

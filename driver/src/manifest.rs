@@ -7,6 +7,7 @@ use snapc_ir::{Error, Graph, Place, Port, Result};
 use snapc_onnx::Layout;
 
 use crate::options::Bake;
+use crate::quantization::Accuracy;
 use crate::targets::Target;
 
 /// `manifest.json` beside the artifacts: what they are and how they are used. It holds no time and no path of the machine.
@@ -24,6 +25,9 @@ pub struct Manifest {
     pub schedule: ScheduleEntry,
     /// Files of the tokenizer, beside this one, and the texts' length.
     pub tokenizer: TokenizerEntry,
+    /// What quantizing lost, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Accuracy>,
 }
 
 impl Manifest {
@@ -41,6 +45,16 @@ impl Manifest {
                 .at(Place::File(path))
                 .help("was it written by another version? compile again")
         })
+    }
+
+    /// Its text.
+    ///
+    /// # Errors
+    /// None that a manifest can have.
+    pub fn text(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(self).map_err(Error::bug)?;
+        text.push('\n');
+        Ok(text)
     }
 
     /// What of the schedule is part of the graph.
@@ -108,6 +122,9 @@ pub struct OptionsEntry {
     pub layout: Option<String>,
     /// What the latent is divided by before the VAE decoder takes it; none where the decoder does that itself.
     pub latent_divisor: Option<f64>,
+    /// The parts that are quantized, as `recipe.toml` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quantized: Vec<String>,
 }
 
 /// One part.

@@ -8,6 +8,7 @@ use snapc_ir::Result;
 use snapc_onnx::Layout;
 use snapc_passes::Precision;
 
+use crate::quantization::QuantizeOptions;
 use crate::targets::Target;
 
 /// Which network of the supernet.
@@ -143,6 +144,8 @@ pub struct CompileOptions {
     pub guidance: Option<f32>,
     /// Whether the ranges of values are measured.
     pub ranges: Ranges,
+    /// What is quantized, and how.
+    pub quantization: QuantizeOptions,
     /// The layout of ONNX folders.
     pub layout: Layout,
     /// The output folder: `<output>/<target>/<subnet>/`.

@@ -155,6 +155,15 @@ impl Parts {
         })
     }
 
+    /// The network of a part.
+    pub fn network(&self, part: Part) -> &Network {
+        match part {
+            Part::TextEncoder => &self.text_encoder,
+            Part::Transformer => &self.transformer,
+            Part::VaeDecoder => &self.vae_decoder,
+        }
+    }
+
     /// Prompt to picture. `noise` is the latent at the first sigma, `fresh` gives what stochastic steps mix in; with guidance,
     /// `negative` is the other branch's prompt. `each` is told of each run of the transformer.
     ///

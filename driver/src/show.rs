@@ -5,7 +5,8 @@ use snapc_coreml::MinOs;
 use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_ir::{Error, Graph, Result, analysis::Flow, text};
 use snapc_onnx::Layout;
-use snapc_passes::{Baking, NAMES, Precision, Standard, run, standard};
+use snapc_passes::quantize::Choice;
+use snapc_passes::{Baking, NAMES, Precision, Quantize, Standard, run, standard};
 
 use crate::baking;
 use crate::options::{Bake, Width};
@@ -48,6 +49,8 @@ pub struct ShowOptions {
     pub min_os: MinOs,
     /// Rows and columns of the picture, in pixels.
     pub size: Option<[usize; 2]>,
+    /// What the part's layers are stored as.
+    pub quantize: Option<Choice>,
     /// How it is shown.
     pub form: Form,
 }
@@ -98,6 +101,7 @@ fn graph_after(
         baking,
         precision: options.precision,
         weights_only: options.target.weights_only(),
+        quantize: options.quantize.map(|choice| Quantize { default: Some(choice), ..Quantize::default() }),
     };
     let last = Some(options.after.as_str()).filter(|&after| after != "legalize");
     let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&store, graph, times);

@@ -72,6 +72,14 @@ impl Target {
         }
     }
 
+    /// Whether it has look-up tables for weights.
+    pub fn has_palettes(self) -> bool {
+        match self {
+            Target::CoreMl => true,
+            Target::Onnx | Target::TfLite => false,
+        }
+    }
+
     /// Whether f16 means f16 weights under f32 arithmetic: where the target's processors gain nothing from f16 arithmetic.
     pub fn weights_only(self) -> bool {
         match self {

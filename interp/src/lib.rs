@@ -6,9 +6,11 @@
 mod gemm;
 pub mod noise;
 mod ops;
+mod products;
 mod run;
 mod sampler;
 
 pub use noise::TorchGenerator;
+pub use products::products;
 pub use run::Interpreter;
 pub use sampler::{Sampling, sample};

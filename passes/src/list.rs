@@ -3,14 +3,23 @@
 use snapc_ir::{Error, Graph, Place, Result, Stage};
 
 use crate::{
-    AttentionScale, BakePass, Baking, Evaluate, Pass, Precision, PrecisionPass, RotaryHalves, Slice,
-    TokenOrderPass,
+    AttentionScale, BakePass, Baking, Evaluate, Pass, Precision, PrecisionPass, Quantize, QuantizePass,
+    RotaryHalves, Slice, TokenOrderPass,
 };
 
 /// The names that `print --after` takes, in the order in which a compile reaches them: `import` is the graph as the frontend made it,
 /// `legalize` what a backend makes of it; between them lie the passes.
-pub const NAMES: [&str; 8] =
-    ["import", "slice", "attention_scale", "rotary_halves", "token_order", "bake", "precision", "legalize"];
+pub const NAMES: [&str; 9] = [
+    "import",
+    "slice",
+    "attention_scale",
+    "rotary_halves",
+    "token_order",
+    "bake",
+    "quantize",
+    "precision",
+    "legalize",
+];
 
 /// What the standard order depends on.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,12 +32,14 @@ pub struct Standard {
     pub precision: Precision,
     /// Weights alone in f16: for targets that compute in f32 at no loss of speed.
     pub weights_only: bool,
+    /// Which weights are stored as codes.
+    pub quantize: Option<Quantize>,
 }
 
 /// The passes of a compile for a graph of that stage, in order:
 /// `slice` first, so that everything behind it sees the sizes that ship; `rotary_halves` before `token_order`, which turns the
 /// convolutions that it follows into products; `bake` behind those, which work on one step, and before a number is rounded, as it
-/// computes some; `precision` last, so that it sees every op that will be. `evaluate` is the interpreter, which `bake` asks.
+/// computes some; `quantize` behind it, so that no code is spent on what only the time path reads; `precision` last, so that it sees every op that will be. `evaluate` is the interpreter, which `bake` asks.
 pub fn standard<'a>(
     options: &Standard,
     stage: &Stage,
@@ -42,6 +53,7 @@ pub fn standard<'a>(
     passes.push(Box::new(RotaryHalves));
     passes.push(Box::new(TokenOrderPass));
     passes.push(Box::new(BakePass { baking: options.baking.clone(), evaluate }));
+    passes.push(Box::new(QuantizePass { quantize: options.quantize.clone() }));
     let Standard { precision, weights_only, .. } = *options;
     passes.push(Box::new(PrecisionPass { precision, weights_only }));
     passes

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,15 +34,18 @@ impl Moments {
 pub struct Statistics {
     store: Arc<Store>,
     part: String,
+    /// `PART/WEIGHT` to the one under whose name the inputs that both have are measured.
+    shares: Arc<BTreeMap<String, String>>,
 }
 
 impl Statistics {
     /// The kinds of tensors: the largest |x| of a linear's inputs and of its results, `[1]`; second moments by channel and in full.
     pub const KINDS: [&str; 4] = ["largest", "result", "moments", "products"];
 
-    /// Those of one part, in an open file.
-    pub fn new(store: Arc<Store>, part: &str) -> Self {
-        Statistics { store, part: part.to_string() }
+    /// Those of one part, in an open file. `shares` tells for `PART/WEIGHT` which other one has the same inputs, where they are measured
+    /// once.
+    pub fn new(store: Arc<Store>, part: &str, shares: Arc<BTreeMap<String, String>>) -> Self {
+        Statistics { store, part: part.to_string(), shares }
     }
 
     /// The name of a tensor in the file.
@@ -50,6 +54,9 @@ impl Statistics {
     }
 
     fn numbers(&self, kind: &str, weight: &str) -> Result<Option<Vec<f32>>> {
+        let own = format!("{}/{weight}", self.part);
+        let measured = self.shares.get(&own).filter(|_| kind != "result");
+        let weight = measured.and_then(|first| first.split_once('/')).map_or(weight, |(_, first)| first);
         let key = Self::key(&self.part, kind, weight);
         if self.store.region(&key).is_none() {
             return Ok(None);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::statistics::Statistics;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
+use sha2::{Digest, Sha256};
 use snapc_ir::{Code, DType, Error, Place, Result, element_count};
 
 /// The longest header that a safetensors file may have; the crate's own bound.
@@ -56,14 +57,14 @@ pub struct Coding {
     pub tables: Vec<f32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OpenFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
 }
 
-/// Where the tensors of one part lie: one or more files, opened once, read by position.
-#[derive(Debug, Default)]
+/// Where the tensors of one part lie: one or more files, opened once, read by position. A clone reads the same open files.
+#[derive(Clone, Debug, Default)]
 pub struct Store {
     files: Vec<OpenFile>,
     regions: BTreeMap<String, Region>,
@@ -209,6 +210,43 @@ impl Store {
         Ok(())
     }
 
+    /// The metadata of a safetensors file.
+    ///
+    /// # Errors
+    /// If it is missing or its header is damaged.
+    pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+        let file = open_file(path)?;
+        let header = read_header(&file, file_length(&file, path)?)
+            .map_err(|error| error.at(Place::File(path.to_path_buf())))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
+            Error::input(format!("the safetensors header is damaged: {error}"))
+                .at(Place::File(path.to_path_buf()))
+        })?;
+        Ok(metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    /// A hash (SHA-256, hexadecimal) of names, types, shapes and three samples of 4 KiB of each tensor: it tells checkpoints apart without
+    /// reading them. Names of files, and how tensors are spread over them, do not count.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        const SAMPLE: u64 = 4096;
+        let mut hash = Sha256::new();
+        let mut sample = Vec::new();
+        for (name, region) in &self.regions {
+            hash.update(format!("{name} {}{:?}\n", region.dtype, region.shape));
+            let bytes = region.bytes();
+            let last = bytes.saturating_sub(SAMPLE);
+            for start in [0, last / 2, last] {
+                sample.resize(SAMPLE.min(bytes) as usize, 0);
+                self.read_at(region, start, &mut sample)?;
+                hash.update(&sample);
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The names of all tensors, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let foreign = self.foreign.keys().map(String::as_str);
@@ -253,8 +291,9 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn open_file(path: &Path) -> Result<File> {
+fn open_file(path: &Path) -> Result<Arc<File>> {
     File::open(path)
+        .map(Arc::new)
         .map_err(|error| Error::io("open", path, &error).help("was the folder downloaded or exported whole?"))
 }
 

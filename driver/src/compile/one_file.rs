@@ -1,12 +1,11 @@
 //! All parts, and sizes of them, as signatures of one file. Of the targets, TFLite has such files.
 
-use snapc_backend::LegalGraph;
 use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
 use snapc_tflite::{ModelFile, Signature};
 
-use super::{Advance, Job, at_once, batch, facts, legal_for};
+use super::{Advance, Job, Legal, at_once, batch, facts, legal_for};
 use crate::Report;
 use crate::manifest::{PartEntry, sized};
 use crate::options::CompileOptions;
@@ -55,12 +54,12 @@ pub fn write(
 ) -> Result<()> {
     let guided = jobs.iter().any(|job| job.guidance().is_some());
     let all = import(parts, options, pipeline, schedule, guided)?;
-    let mut graphs: Vec<Vec<LegalGraph>> = Vec::new();
+    let mut graphs: Vec<Vec<Legal>> = Vec::new();
     for job in jobs.iter_mut() {
         let mut own = Vec::new();
         for One { key, size, imported } in &all {
             let graph = legal_for(job, key, imported, report)?;
-            let mut entry = PartEntry::new(&graph, FILE.to_string());
+            let mut entry = PartEntry::new(&graph.0, FILE.to_string());
             (entry.signature, entry.size) = (Some(key.clone()), *size);
             job.parts.push(entry);
             own.push(graph);
@@ -87,9 +86,9 @@ fn target() -> Place {
     Place::Target(Target::TfLite.name().to_string())
 }
 
-fn signatures<'a>(all: &'a [One], graphs: &'a [LegalGraph]) -> Vec<Signature<'a>> {
+fn signatures<'a>(all: &'a [One], graphs: &'a [Legal]) -> Vec<Signature<'a>> {
     let pairs = all.iter().zip(graphs);
-    pairs.map(|(one, graph)| Signature { key: one.key.clone(), graph, store: &one.imported.store }).collect()
+    pairs.map(|(one, (graph, store))| Signature { key: one.key.clone(), graph, store }).collect()
 }
 
 /// Each part once a size; the text encoder, which no size changes, once.

@@ -1,0 +1,130 @@
+//! What a compile does more where weights are quantized.
+
+use std::collections::BTreeMap;
+
+use snapc_frontends::{Part, Pipeline};
+use snapc_ir::{Error, Graph, Result};
+use snapc_passes::quantize::Layer;
+use snapc_passes::{Pass, Quantize, Standard, run, standard};
+
+use super::Job;
+use crate::Report;
+use crate::baking;
+use crate::manifest::Manifest;
+use crate::options::CompileOptions;
+use crate::quantization::budget::{Given, Sample, give_out};
+use crate::quantization::{self, Accuracy, Quantization, Recipe, When, accuracy};
+
+/// Weights of fewer numbers stay f32 where all others are f16.
+const PAGE: usize = 1024;
+
+/// The place of the pass that encodes.
+pub fn place(passes: &[Box<dyn Pass + '_>]) -> usize {
+    passes.iter().position(|pass| pass.name() == "quantize").unwrap_or(passes.len())
+}
+
+/// Notes what each tensor of a part got.
+///
+/// # Errors
+/// As [`Quantize::plan`].
+pub fn note_recipe(recipe: &mut Recipe, quantization: &Quantization, graph: &Graph) -> Result<()> {
+    let part = Part::ALL.into_iter().find(|part| part.name() == graph.name());
+    let (Some(part), Some(quantize)) = (part, quantization.of(graph.name())) else { return Ok(()) };
+    let (plan, _) = quantize.plan(graph)?;
+    let layers = snapc_passes::quantize::layers(graph);
+    let tensors = layers.iter().map(|layer| (layer.tensor.clone(), plan.get(&layer.weight).copied()));
+    recipe.0.insert(part, Quantize { default: None, tensors: tensors.collect(), decode_palettes: false });
+    Ok(())
+}
+
+/// Where there is a budget, says what each layer of the transformer gets. Networks of one width get the same.
+///
+/// # Errors
+/// If the budget cannot be met.
+pub fn give_out_bits(
+    jobs: &mut [Job],
+    options: &CompileOptions,
+    pipeline: &Pipeline,
+    latent: [usize; 2],
+    report: &mut dyn Report,
+) -> Result<()> {
+    let Some(budget) = options.quantization.budget else { return Ok(()) };
+    let mut known: BTreeMap<usize, Given> = BTreeMap::new();
+    for job in jobs {
+        let width = job.passes.widths.1;
+        if !known.contains_key(&width) {
+            let imported = pipeline.import(Part::Transformer, 1, latent)?;
+            let evaluate =
+                |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
+            let options_of_job = Standard { quantize: None, ..job.passes.clone() };
+            let passes = standard(&options_of_job, imported.graph.stage(), &evaluate);
+            let graph = run(&imported.graph, &passes[..place(&passes)], None)?;
+            let fixed = |layers: &[Layer]| -> u64 {
+                let free = |name: &String| !layers.iter().any(|layer| layer.weight == *name);
+                let weights = graph.weights().iter().filter(|weight| free(&weight.name));
+                weights
+                    .map(|weight| weight.ty().count() as u64 * if weight.ty().count() < PAGE { 4 } else { 2 })
+                    .sum()
+            };
+            let asked = job.quantization.of(Part::Transformer.name()).cloned().unwrap_or_default();
+            let sample = Sample {
+                pipeline: &options.pipeline,
+                width: &job.width,
+                size: options.sizes.first().copied(),
+                steps: options.steps,
+            };
+            let store = |store: &_| job.quantization.store_of(Part::Transformer.name(), store);
+            known.insert(width, give_out(budget, &asked, &sample, store, fixed, report)?);
+        }
+        let decode_palettes = options.quantization.allow_decode && !job.target.has_palettes();
+        let quantize = Quantize { decode_palettes, ..known[&width].quantize.clone() };
+        job.quantization.parts.insert(Part::Transformer, quantize);
+    }
+    Ok(())
+}
+
+/// Writes the recipe, measures what was lost, and writes that beside the artifacts.
+///
+/// # Errors
+/// What the interpreter finds, or a loss past its bound.
+pub fn account(
+    job: &Job,
+    options: &CompileOptions,
+    manifest: &mut Manifest,
+    report: &mut dyn Report,
+) -> Result<Option<Accuracy>> {
+    if job.recipe.0.is_empty() {
+        return match options.quantization.max_loss.is_empty() {
+            true => Ok(None),
+            false => Err(Error::usage("--max-loss bounds what quantizing loses, and nothing is quantized")
+                .help("add --quantize, or hold the output to a bound with `snapc verify`")),
+        };
+    }
+    job.staging.write("recipe.toml", job.recipe.text().as_bytes())?;
+    let asked = &options.quantization;
+    let insist = asked.accuracy == When::On || !asked.max_loss.is_empty();
+    if asked.accuracy == When::Off && !insist {
+        return Ok(None);
+    }
+    let found = accuracy::measure(job.staging.path(), &options.pipeline, insist, report)?;
+    let Some((mut accuracy, strips)) = found else {
+        if insist {
+            return Err(Error::usage("what quantizing loses is measured on whole pipelines")
+                .help("leave --part out, or leave --accuracy and --max-loss out"));
+        }
+        report.warn(&format!(
+            "{}: what quantizing loses was not measured: it takes too long, or parts are missing; --accuracy on insists",
+            job.width.label()
+        ));
+        return Ok(None);
+    };
+    let size = options.sizes.first().copied();
+    accuracy.layers =
+        accuracy::layer_losses(&job.quantization, &options.pipeline, &job.width, size, options.steps)?;
+    accuracy.check(&asked.max_loss)?;
+    job.staging.write("strips.png", &quantization::png(&strips)?)?;
+    job.staging.write("report.html", quantization::html(manifest, &accuracy, &strips)?.as_bytes())?;
+    manifest.accuracy = Some(accuracy.clone());
+    job.staging.write("manifest.json", manifest.text()?.as_bytes())?;
+    Ok(Some(accuracy))
+}
