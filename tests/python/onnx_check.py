@@ -8,7 +8,8 @@
 
 Prints one JSON line a folder; where it has a fault, `ok` is false, `reason` says why, and the exit code is 1.
 With --run the session is run on the tensors of that file, named as the model's inputs, and its outputs are written.
---jobs is a JSON list of such runs, each `{"artifact": FOLDER, "inputs": FILE, "outputs": FILE}`.
+--jobs is a JSON list of such runs, each `{"artifact": FOLDER, "inputs": FILE, "outputs": FILE}`. With `"f32": true` no product
+with an encoded weight rounds its other operand to int8, which ONNX Runtime does by default.
 With --fused each line also has `fused`: how many nodes of each kind ONNX Runtime makes of the graph.
 --self-test damages copies of the folders: each fault must be found.
 
@@ -88,8 +89,10 @@ def check_data(model, folder):
         require(info.location == DATA_FILE, f"{tensor.name} lies in {info.location}")
         alignment = ALIGN_LARGE if info.length >= LARGE else ALIGN_SMALL
         require(info.offset % alignment == 0, f"{tensor.name} starts at {info.offset}")
-        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        require(info.length == size * int(numpy.prod(tensor.dims)), f"{tensor.name} has {info.length} bytes")
+        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        bits = 4 if tensor.data_type == TensorProto.INT4 else bits
+        expected = (bits * int(numpy.prod(tensor.dims)) + 7) // 8
+        require(info.length == expected, f"{tensor.name} has {info.length} bytes")
         regions.add((info.offset, info.offset + info.length))
     end = 0
     for first, behind in sorted(regions):
@@ -116,9 +119,11 @@ def check_shapes(model):
     return ports(inferred.graph.value_info)
 
 
-def open_session(path, model):
+def open_session(path, model, f32):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if f32:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     for given, declared in [(session.get_inputs(), model.graph.input), (session.get_outputs(), model.graph.output)]:
         seen = [(port.name, port.type, list(port.shape)) for port in given]
@@ -155,7 +160,7 @@ def run(session, inputs_path, outputs_path):
     save_file(named, outputs_path)
 
 
-def check(folder, inputs_path=None, outputs_path=None):
+def check(folder, inputs_path=None, outputs_path=None, f32=False):
     path = os.path.join(folder, "model.onnx")
     onnx.checker.check_model(path, full_check=True)
     model = onnx.load(path, load_external_data=False)
@@ -164,7 +169,7 @@ def check(folder, inputs_path=None, outputs_path=None):
     check_header(model)
     data_bytes = check_data(model, folder)
     check_shapes(model)
-    session = open_session(path, model)
+    session = open_session(path, model, f32)
     if inputs_path:
         run(session, inputs_path, outputs_path)
     return {
@@ -264,14 +269,15 @@ def main():
         parser.error("--run and --out belong together, with one folder")
     if bool(args.jobs) == bool(args.folders):
         parser.error("give folders or --jobs")
-    jobs = [(folder, args.run, args.out) for folder in args.folders]
+    jobs = [(folder, args.run, args.out, False) for folder in args.folders]
     if args.jobs:
         with open(args.jobs, encoding="utf-8") as file:
-            jobs = [(job["artifact"], job["inputs"], job["outputs"]) for job in json.load(file)]
+            listed = json.load(file)
+            jobs = [(job["artifact"], job["inputs"], job["outputs"], job.get("f32", False)) for job in listed]
     failed = False
-    for folder, inputs, outputs in jobs:
+    for folder, inputs, outputs, f32 in jobs:
         try:
-            line = {"ok": True, **(self_test(folder) if args.self_test else check(folder, inputs, outputs))}
+            line = {"ok": True, **(self_test(folder) if args.self_test else check(folder, inputs, outputs, f32))}
             if args.fused:
                 line["fused"] = fused(os.path.join(folder, "model.onnx"))
         except Exception as fault:  # The packages raise many kinds: each is a fault of the folder.

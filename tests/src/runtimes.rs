@@ -71,6 +71,17 @@ pub fn run(target: Target, jobs: &[Job]) -> Vec<BTreeMap<String, Tensor>> {
     jobs.iter().map(|job| tensors(&job.outputs)).collect()
 }
 
+/// The same, where a runtime could round what weights are multiplied with: it is told not to.
+pub fn run_in_f32(target: Target, jobs: &[Job]) -> Vec<BTreeMap<String, Tensor>> {
+    let listed = jobs.iter().map(|job| {
+        let mut value = serde_json::to_value(job).unwrap();
+        value["f32"] = true.into();
+        value
+    });
+    run_listed(target, &listed.collect());
+    jobs.iter().map(|job| tensors(&job.outputs)).collect()
+}
+
 /// The same of files with several signatures, each job of one of them.
 pub fn run_signatures(target: Target, jobs: &[(Job, String)]) -> Vec<BTreeMap<String, Tensor>> {
     let named = jobs.iter().map(|(job, signature)| {

@@ -8,7 +8,8 @@ use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Port, Result, Ten
 use snapc_weights::Store;
 
 use crate::contract::{Contract, Layout};
-use crate::layout::{Block, Placement};
+use crate::encode::{self, Form};
+use crate::layout::{Block, Placement, Run};
 use crate::schema::{
     AttributeProto, Dimension, EXTERNAL, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
@@ -130,26 +131,64 @@ impl<'a> Emitter<'a> {
     }
 
     fn weight(&mut self, weight: &Weight, block: Option<Block>, store: &Store) -> Result<String> {
-        let (name, ty) = (self.value_names.unique(&weight.name), weight.ty());
-        let (dims, data_type) = (sizes(&ty.shape)?, data_type_of(ty.dtype)?);
-        let mut tensor = TensorProto { dims, data_type, name: name.clone(), ..TensorProto::default() };
-        if let Some(block) = block {
-            tensor.data_location = Some(EXTERNAL);
-            tensor.external_data = vec![
-                entry("location", DATA_FILE.to_string()),
-                entry("offset", block.offset.to_string()),
-                entry("length", block.bytes.to_string()),
-            ];
-        } else {
-            let mut raw = Vec::with_capacity(ty.bytes());
-            store.stream(weight, &mut |bytes| {
-                raw.extend_from_slice(bytes);
-                Ok(())
-            })?;
-            tensor.raw_data = Some(raw);
+        let (ty, data_type) = (weight.ty(), data_type_of(weight.dtype)?);
+        if let (Some(coded), Some(Block { numbers, scales: Some(scales), .. })) = (weight.coded(), block) {
+            return self.encoded(weight, &encode::form(&coded)?, numbers, scales);
         }
+        if let Some(block) = block {
+            return self.external(&weight.name, data_type, &ty.shape, block.numbers);
+        }
+        let mut raw = Vec::with_capacity(ty.bytes());
+        store.stream(weight, &mut |bytes| {
+            raw.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        let (name, dims) = (self.value_names.unique(&weight.name), sizes(&ty.shape)?);
+        let tensor =
+            TensorProto { dims, data_type, name: name.clone(), raw_data: Some(raw), ..Default::default() };
         self.initializers.push(tensor);
         Ok(name)
+    }
+
+    /// Adds numbers that lie in the data file.
+    fn external(&mut self, name: &str, data_type: i32, shape: &[usize], run: Run) -> Result<String> {
+        let name = self.value_names.unique(name);
+        let external_data = vec![
+            entry("location", DATA_FILE.to_string()),
+            entry("offset", run.offset.to_string()),
+            entry("length", run.bytes.to_string()),
+        ];
+        self.initializers.push(TensorProto {
+            dims: sizes(shape)?,
+            data_type,
+            name: name.clone(),
+            external_data,
+            data_location: Some(EXTERNAL),
+            ..TensorProto::default()
+        });
+        Ok(name)
+    }
+
+    /// The numbers that codes and scales stand for. Scales of f32 values are cast, which ORT does as it loads: it fuses
+    /// DequantizeLinear and MatMul in f32 alone.
+    fn encoded(&mut self, weight: &Weight, form: &Form, codes: Run, scales: Run) -> Result<String> {
+        let codes = self.external(&weight.name, form.data_type, &weight.shape(), codes)?;
+        let half = format!("{}.scales", weight.name);
+        let mut scales = self.external(&half, data_type::FLOAT16, &form.scales, scales)?;
+        if weight.dtype != DType::F16 {
+            let name = self.node_names.unique(&format!("{half}/Cast"));
+            let result = self.value_names.unique(&name);
+            let to = int("to", i64::from(data_type_of(weight.dtype)?));
+            self.push(name, "Cast", vec![scales], vec![result.clone()]).attribute.push(to);
+            scales = result;
+        }
+        let name = self.node_names.unique(&format!("{}/DequantizeLinear", weight.name));
+        let result = self.value_names.unique(&name);
+        let axis = form.axis.map(|axis| int_of("axis", axis)).transpose()?;
+        let block = form.block.map(|block| int_of("block_size", block)).transpose()?;
+        let node = self.push(name, "DequantizeLinear", vec![codes, scales], vec![result.clone()]);
+        node.attribute.extend(axis.into_iter().chain(block));
+        Ok(result)
     }
 
     fn constant(&mut self, text: &str, data_type: i32, dims: Vec<i64>, raw: Vec<u8>) -> String {

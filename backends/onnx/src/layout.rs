@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use snapc_ir::{DType, Error, Graph, Place, Result, Weight};
+use snapc_ir::{Coded, Context, DType, Error, Graph, Place, Result, Weight};
 use snapc_weights::Store;
 
 /// Weights of fewer bytes stand in the model file, where shape inference and graph optimizers see them.
@@ -20,13 +20,22 @@ const ALIGN_SMALL: u64 = 1 << 12;
 
 /// A run of bytes of the data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// The weight, by its place in the graph, whose recipe gives the numbers.
-    weight: usize,
+pub struct Run {
     /// Where the first byte is.
     pub offset: u64,
     /// How many there are.
     pub bytes: u64,
+}
+
+/// The bytes of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The weight, by its place in the graph, whose recipe gives the numbers.
+    weight: usize,
+    /// Its numbers, or its codes.
+    pub numbers: Run,
+    /// The scales of its codes, in f16.
+    pub scales: Option<Run>,
 }
 
 /// Where each weight of a graph lies.
@@ -48,16 +57,23 @@ impl Placement {
                 continue;
             }
             let block = *known.entry(weight.bytes_key()).or_insert_with(|| {
-                let bytes = weight.ty().bytes() as u64;
-                let alignment = if bytes >= LARGE { ALIGN_LARGE } else { ALIGN_SMALL };
-                let offset = placement.bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
-                placement.bytes = offset.saturating_add(bytes);
-                placement.blocks.push(Block { weight: index, offset, bytes });
+                let coded = weight.coded();
+                let bytes = coded.as_ref().map_or_else(|| weight.ty().bytes(), Coded::code_bytes);
+                let numbers = placement.run(bytes as u64);
+                let scales = coded.map(|coded| placement.run(2 * coded.table_count() as u64));
+                placement.blocks.push(Block { weight: index, numbers, scales });
                 placement.blocks.len() - 1
             });
             placement.of_weight.push(Some(block));
         }
         placement
+    }
+
+    fn run(&mut self, bytes: u64) -> Run {
+        let alignment = if bytes >= LARGE { ALIGN_LARGE } else { ALIGN_SMALL };
+        let offset = self.bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+        self.bytes = offset.saturating_add(bytes);
+        Run { offset, bytes }
     }
 
     /// The block of a weight; `None` where it stands in the model file.
@@ -84,31 +100,65 @@ impl Placement {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let failed = |error: std::io::Error| Error::io("write", path, &error);
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-        let mut end = 0;
+        let mut data =
+            Data { file: BufWriter::new(File::create(path).map_err(failed)?), path, end: 0, progress };
         for block in &self.blocks {
             let weight = &graph.weights()[block.weight];
-            let gap = [0; ALIGN_LARGE as usize];
-            file.write_all(&gap[..(block.offset - end) as usize]).map_err(failed)?;
-            let mut written = 0;
-            store.stream(weight, &mut |bytes| {
-                written += bytes.len() as u64;
-                progress(bytes.len() as u64);
-                file.write_all(bytes).map_err(failed)
-            })?;
-            if written != block.bytes {
-                return Err(Error::bug("a weight has another size than its type")
-                    .at(Place::Tensor(weight.name.clone())));
-            }
-            end = block.offset + block.bytes;
+            data.weight(block, weight, store).at(|| Place::Tensor(weight.name.clone()))?;
         }
-        file.flush().map_err(failed)
+        data.file.flush().map_err(failed)
     }
 }
 
-/// Whether a weight stands in the model file. Integers never do: an inline weight of a graph holds f32.
+/// The data file as it is written.
+struct Data<'a> {
+    file: BufWriter<File>,
+    path: &'a Path,
+    end: u64,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl Data<'_> {
+    fn weight(&mut self, block: &Block, weight: &Weight, store: &Store) -> Result<()> {
+        self.start(block.numbers)?;
+        let Some(scales) = block.scales else {
+            store.stream(weight, &mut |bytes| self.bytes(bytes))?;
+            return self.finish(block.numbers);
+        };
+        let encoded = store.encode(weight)?;
+        self.bytes(&encoded.packed()?)?;
+        self.finish(block.numbers)?;
+        self.start(scales)?;
+        let bytes: Vec<u8> = encoded.tables.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        self.bytes(&bytes)?;
+        self.finish(scales)
+    }
+
+    /// Zeros up to the first byte of a run.
+    fn start(&mut self, run: Run) -> Result<()> {
+        let gap = [0; ALIGN_LARGE as usize];
+        let written = self.file.write_all(&gap[..(run.offset - self.end) as usize]);
+        self.end = run.offset;
+        written.map_err(|error| Error::io("write", self.path, &error))
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.end += bytes.len() as u64;
+        (self.progress)(bytes.len() as u64);
+        self.file.write_all(bytes).map_err(|error| Error::io("write", self.path, &error))
+    }
+
+    fn finish(&self, run: Run) -> Result<()> {
+        if self.end == run.offset + run.bytes {
+            return Ok(());
+        }
+        Err(Error::bug("a weight has another size than its type"))
+    }
+}
+
+/// Whether a weight stands in the model file. Codes and integers never do: an inline weight of a graph holds f32.
 fn is_inline(weight: &Weight) -> bool {
-    (weight.ty().bytes() as u64) < FEWEST_BYTES && weight.dtype != DType::I32
+    (weight.ty().bytes() as u64) < FEWEST_BYTES && weight.dtype != DType::I32 && weight.coded().is_none()
 }
 
 /// Bytes of all weights that stand in the model file.

@@ -5,10 +5,12 @@ use snapc_ir::ops::{
     self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm, Rsqrt,
 };
 use snapc_ir::{
-    Builder, DType, Def, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight, shape_text,
+    Builder, Context, DType, Def, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight,
+    shape_text,
 };
 
 use crate::contract::Layout;
+use crate::encode;
 use crate::layout::{Placement, inline_bytes};
 
 /// A protobuf message cannot be longer.
@@ -199,6 +201,11 @@ pub fn check(graph: &Graph, layout: Layout) -> Result<()> {
     }
     for value in graph.values() {
         check_type(&value.ty).map_err(|error| error.at(place(graph, value.def)))?;
+    }
+    for weight in graph.weights() {
+        if let Some(coded) = weight.coded() {
+            encode::form(&coded).at(|| Place::Tensor(weight.name.clone()))?;
+        }
     }
     let bytes = inline_bytes(graph);
     if bytes > LONGEST_MESSAGE {

@@ -5,6 +5,7 @@
 
 mod contract;
 mod emit;
+mod encode;
 mod layout;
 mod legal;
 mod read;

@@ -2,6 +2,7 @@
 //! onnx/onnx) and not by the writer. What could be read in two ways, or is not of snapc's making, is an error.
 
 mod attributes;
+mod encoded;
 mod groups;
 mod nodes;
 mod tensors;
@@ -18,6 +19,7 @@ use crate::legal::LONGEST_MESSAGE;
 use crate::schema::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 use crate::{DATA_FILE, IR_VERSION, LAYOUT_FACT, MODEL_FILE, OPSET};
 
+use encoded::Encoded;
 use nodes::Reader;
 use tensors::{Constant, External};
 
@@ -30,8 +32,8 @@ pub fn read(folder: &Path) -> Result<(Graph, Store)> {
     let place = || Place::File(path.clone());
     let model = decode(&path)?;
     let proto = checked_graph(&model).at(place)?;
-    let (graph, external) = read_graph(proto, layout(&model).at(place)?).at(place)?;
-    Ok((graph, open_data(folder, external).at(place)?))
+    let (graph, external, encoded) = read_graph(proto, layout(&model).at(place)?).at(place)?;
+    Ok((graph, open_data(folder, external, &encoded).at(place)?))
 }
 
 fn decode(path: &Path) -> Result<ModelProto> {
@@ -76,7 +78,7 @@ fn layout(model: &ModelProto) -> Result<Layout> {
     })
 }
 
-fn read_graph(proto: &GraphProto, layout: Layout) -> Result<(Graph, Vec<External>)> {
+fn read_graph(proto: &GraphProto, layout: Layout) -> Result<(Graph, Vec<External>, Vec<Encoded>)> {
     let mut reader = Reader::new(Builder::new(&proto.name, Stage::Legal("onnx".to_string())), uses(proto));
     for info in &proto.input {
         read_input(&mut reader, info, &proto.name, layout).at(|| Place::Node(info.name.clone()))?;
@@ -96,7 +98,7 @@ fn read_graph(proto: &GraphProto, layout: Layout) -> Result<(Graph, Vec<External
         let own = layout.by_name(&proto.name, &info.name).map_or(info.name.as_str(), |port| port.own);
         reader.builder.output(own, value);
     }
-    Ok((reader.builder.finish()?, external))
+    Ok((reader.builder.finish()?, external, reader.encoded))
 }
 
 /// An input under our own name. An int64 one is what the Cast behind it makes of it.
@@ -136,6 +138,10 @@ fn read_initializer<'a>(reader: &mut Reader<'a>, tensor: &'a TensorProto) -> Res
             reader.define(&tensor.name, value)?;
             Ok(external)
         }
+        Constant::Codes(external) => {
+            reader.define_codes(&tensor.name, external.region.shape.clone())?;
+            Ok(Some(external))
+        }
     }
 }
 
@@ -163,7 +169,7 @@ fn type_and_sizes(info: &ValueInfoProto) -> Result<(i32, Vec<i64>)> {
     Ok((tensor.elem_type, sizes))
 }
 
-fn open_data(folder: &Path, external: Vec<External>) -> Result<Store> {
+fn open_data(folder: &Path, external: Vec<External>, encoded: &[Encoded]) -> Result<Store> {
     if external.is_empty() {
         return Ok(Store::empty());
     }
@@ -176,5 +182,6 @@ fn open_data(folder: &Path, external: Vec<External>) -> Result<Store> {
     if !metadata.is_file() {
         return Err(Error::input(format!("{} is no regular file", path.display())));
     }
-    Store::from_regions(&path, external.into_iter().map(|tensor| tensor.region).collect())
+    let regions = external.into_iter().map(|tensor| tensor.region).collect();
+    Store::from_regions(&path, encoded::with_scales(&path, regions, encoded)?)
 }

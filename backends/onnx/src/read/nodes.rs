@@ -9,6 +9,7 @@ use snapc_ir::ops::{
 use snapc_ir::{Builder, Context, DType, Error, Place, Result, Source, ValueId};
 
 use super::attributes::Attributes;
+use super::encoded::{self, Encoded};
 use super::groups;
 use super::tensors::check_count;
 use crate::schema::{NodeProto, data_type};
@@ -26,12 +27,16 @@ enum Held {
     Integers(Vec<i64>),
     /// An input that is int64, and the value that a Cast makes of it.
     Wide(ValueId),
+    /// Codes of these sizes, for a DequantizeLinear.
+    Codes(Vec<usize>),
 }
 
 /// The graph that is being read.
 pub struct Reader<'a> {
     /// What is read so far.
     pub builder: Builder,
+    /// The weights that are dequantized.
+    pub encoded: Vec<Encoded>,
     held: BTreeMap<&'a str, Held>,
     uses: BTreeMap<&'a str, usize>,
 }
@@ -39,7 +44,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader of a graph in which values are used so often.
     pub fn new(builder: Builder, uses: BTreeMap<&'a str, usize>) -> Self {
-        Reader { builder, held: BTreeMap::new(), uses }
+        Reader { builder, encoded: Vec::new(), held: BTreeMap::new(), uses }
     }
 
     /// Whether a node or an output reads the value.
@@ -67,6 +72,19 @@ impl<'a> Reader<'a> {
         self.hold(name, Held::Wide(value))
     }
 
+    /// Gives codes their name.
+    pub fn define_codes(&mut self, name: &'a str, shape: Vec<usize>) -> Result<()> {
+        self.hold(name, Held::Codes(shape))
+    }
+
+    /// The sizes of the codes of a name.
+    pub fn codes(&self, name: &str) -> Result<&[usize]> {
+        match self.held.get(name) {
+            Some(Held::Codes(shape)) => Ok(shape),
+            _ => Err(Error::input(format!("{name} holds no codes"))),
+        }
+    }
+
     fn hold(&mut self, name: &'a str, held: Held) -> Result<()> {
         if name.is_empty() {
             return Err(Error::input("a value has no name"));
@@ -85,6 +103,9 @@ impl<'a> Reader<'a> {
                 Err(Error::input(format!("{name} is a list of integers, not a value")))
             }
             Some(Held::Wide(_)) => Err(Error::input(format!("{name} is int64, which only a Cast may read"))),
+            Some(Held::Codes(_)) => {
+                Err(Error::input(format!("{name} holds codes, which only a DequantizeLinear may read")))
+            }
             None => Err(Error::input(format!("{name} is not made before"))),
         }
     }
@@ -160,6 +181,7 @@ impl<'a> Reader<'a> {
             "Identity" => self.identity(node).map(|()| 1),
             "Pow" => groups::rms_norm(self, following),
             "Sqrt" => groups::rsqrt(self, following),
+            "DequantizeLinear" => encoded::dequantize(self, node).map(|()| 1),
             "Cast" if self.narrowed(node).is_some() => self.narrow(node).map(|()| 1),
             _ => {
                 let mut attributes = Attributes::of(node)?;
@@ -411,7 +433,7 @@ pub fn require(condition: bool, message: &str) -> Result<()> {
 }
 
 /// A size, a bound or a count.
-fn size(value: i64) -> Result<usize> {
+pub fn size(value: i64) -> Result<usize> {
     let size = usize::try_from(value).ok().filter(|&size| size <= LARGEST);
     size.ok_or_else(|| Error::input(format!("{value} is no size")))
 }

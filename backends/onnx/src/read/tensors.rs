@@ -3,8 +3,8 @@
 use std::path::{Component, Path};
 
 use half::f16;
-use snapc_ir::{DType, Dim, Error, Result, TensorType, Weight, shape_text};
-use snapc_weights::Region;
+use snapc_ir::{Code, DType, Dim, Error, Result, TensorType, Weight, shape_text};
+use snapc_weights::{Coding, Region};
 
 use crate::legal::MOST_NUMBERS;
 use crate::schema::{EXTERNAL, StringStringEntryProto, TensorProto, data_type};
@@ -15,6 +15,8 @@ pub enum Constant {
     Integers(Vec<i64>),
     /// A weight, and where its numbers are if not in the model file.
     Weight(Box<Weight>, Option<External>),
+    /// Codes, for a DequantizeLinear.
+    Codes(External),
 }
 
 /// A region of a file beside the model.
@@ -67,7 +69,17 @@ fn chunks<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> {
 }
 
 fn external(tensor: &TensorProto) -> Result<Constant> {
-    let ty = tensor_type(tensor.data_type, &tensor.dims)?;
+    let bits = match tensor.data_type {
+        data_type::INT8 => Some(8),
+        data_type::INT4 => Some(4),
+        _ => None,
+    };
+    // What codes become, their scales say: until then it is f32.
+    let ty = match bits {
+        Some(_) => sized(DType::F32, &tensor.dims)?,
+        None => tensor_type(tensor.data_type, &tensor.dims)?,
+    };
+    let coding = bits.map(|bits| Coding { code: Code::Int { bits }, blocks: Vec::new(), tables: Vec::new() });
     let [location, offset, length] = ["location", "offset", "length"].map(|key| {
         let mut found = tensor.external_data.iter().filter(|entry| entry.key == key);
         found.next().filter(|_| found.next().is_none())
@@ -78,8 +90,10 @@ fn external(tensor: &TensorProto) -> Result<Constant> {
         return Err(Error::input("its external data does not say location, offset and length, each once"));
     };
     let (offset, length) = (number(offset)?, number(length)?);
-    if length != ty.bytes() as u64 {
-        return Err(Error::input(format!("it has {length} bytes, {ty} takes {}", ty.bytes())));
+    let region = Region { coding, ..Region::plain(&tensor.name, offset, ty.dtype, ty.shape.clone()) };
+    if length != region.bytes() {
+        let what = bits.map_or(ty.to_string(), |bits| format!("int{bits}{}", shape_text(&ty.shape)));
+        return Err(Error::input(format!("it has {length} bytes, {what} takes {}", region.bytes())));
     }
     // No file but one beside the model: a path could lead anywhere.
     let mut parts = Path::new(&location.value).components();
@@ -87,12 +101,17 @@ fn external(tensor: &TensorProto) -> Result<Constant> {
     if !plain || location.value.contains(['/', '\\', '\0']) {
         return Err(Error::input(format!("its location `{}` is no plain file name", location.value)));
     }
+    let external = External { location: location.value.clone(), region };
+    if bits.is_some() {
+        return Ok(Constant::Codes(external));
+    }
+    Ok(Constant::Weight(Box::new(stored(&tensor.name, &ty)), Some(external)))
+}
+
+/// A weight that is read as it is stored.
+pub fn stored(name: &str, ty: &TensorType) -> Weight {
     let dims = ty.shape.iter().copied().map(Dim::fixed).collect();
-    let mut weight = Weight::tensor(&tensor.name, ty.dtype, dims);
-    weight.dtype = ty.dtype;
-    let name = tensor.name.clone();
-    let region = Region::plain(name, offset, ty.dtype, ty.shape);
-    Ok(Constant::Weight(Box::new(weight), Some(External { location: location.value.clone(), region })))
+    Weight { dtype: ty.dtype, ..Weight::tensor(name, ty.dtype, dims) }
 }
 
 fn number(entry: &StringStringEntryProto) -> Result<u64> {
@@ -104,9 +123,8 @@ fn number(entry: &StringStringEntryProto) -> Result<u64> {
 /// Two tensors may share all their bytes, but not some.
 pub fn check_overlaps(tensors: &[External]) -> Result<()> {
     let range = |tensor: &External| {
-        let Region { offset, dtype, shape, .. } = &tensor.region;
-        let bytes = TensorType::new(*dtype, shape.clone()).bytes() as u64;
-        (*offset, offset.saturating_add(bytes))
+        let region = &tensor.region;
+        (region.offset, region.offset.saturating_add(region.bytes()))
     };
     let mut sorted: Vec<_> = tensors.iter().map(|tensor| (range(tensor), &tensor.region.name)).collect();
     sorted.sort();
