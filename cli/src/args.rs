@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapc_driver::{
-    Bake, Device, Layout, MinOs, PASS_NAMES, Part, Precision, QuantizeChoice, Ranges, Target, parse_part,
-    parse_size,
+    Bake, Device, Layout, MaxLoss, MinOs, PASS_NAMES, Part, Precision, QuantizeChoice, Ranges, Target,
+    parse_part, parse_size,
 };
 
 use crate::quantize::{CalibrateArgs, QuantizeArgs, parse_encoding};
@@ -227,7 +227,7 @@ Examples:
   snapc verify dist/onnx/small --pipeline fixtures/shapes --runtime python3 --json
 
 Each artifact is read back and interpreted on the same inputs as the pipeline in f32. Thresholds: f32 artifacts a relative error of
-1e-4 a part and 60 dB for the picture, f16 ones 2e-2 and 40 dB. Past one of them the exit code is 1.
+1e-4 a part and 60 dB for the picture, f16 ones 2e-2 and 40 dB; quantized ones what their compile measured, and little more. Past one of them the exit code is 1.
 --runtime runs the artifacts in the target's own software too: onnxruntime and onnx for ONNX, ai-edge-litert for TFLite, coremltools
 for Core ML (whose program is evaluated: Core ML itself runs on Apple's systems alone); each wants numpy and safetensors beside it.")]
 #[allow(missing_docs)]
@@ -243,6 +243,9 @@ pub struct VerifyArgs {
     /// How many prompts of the pipeline's verify_prompts.txt
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub prompts: usize,
+    /// Fail past this loss too: PSNR=30 (dB, the pictures' mean), COSINE=0.99 or RELATIVE=0.1 (each part and step)
+    #[arg(long, value_name = "LOSS")]
+    pub max_loss: Vec<MaxLoss>,
 }
 
 /// Say what is in a pipeline folder, a safetensors file or a written package

@@ -223,6 +223,7 @@ fn run_verify(args: VerifyArgs, json: bool) -> Result<()> {
         dist: args.dist.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
         runtime: args.runtime,
         prompts: args.prompts,
+        max_loss: args.max_loss,
     };
     let mut report = Terminal::new(json);
     let done = verify(&options, &mut report)?;

@@ -187,7 +187,7 @@ pub fn generated_json(generated: &Generated, output: &std::path::Path, warnings:
 /// The table of a verification.
 pub fn verified(all: &[Verified]) -> String {
     let mut text = String::new();
-    for Verified { folder, precision, thresholds, rows, .. } in all {
+    for Verified { folder, precision, thresholds, rows, accuracy, .. } in all {
         text += &format!(
             "{} ({precision}: relative error <= {:e} a part, picture >= {} dB)\n",
             folder.display(),
@@ -207,6 +207,7 @@ pub fn verified(all: &[Verified]) -> String {
                 row.part, row.run_by, row.max_abs, row.relative
             );
         }
+        text += &accuracy.as_ref().map_or(String::new(), lost);
     }
     text
 }

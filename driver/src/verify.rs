@@ -12,6 +12,8 @@ use crate::examples::{Example, borrowed, draw, prompts};
 use crate::manifest::{Manifest, sized};
 use crate::options::Width;
 use crate::parts::{Choice, Network, Parts, read_artifact};
+use crate::quantization::accuracy::measure;
+use crate::quantization::{Accuracy, MaxLoss};
 use crate::runtime;
 
 /// What an artifact must keep to: each part its relative error, the picture its PSNR.
@@ -31,6 +33,22 @@ impl Thresholds {
             _ => Thresholds { relative: 2e-2, psnr: 40.0 },
         }
     }
+
+    /// The thresholds of a folder. What is quantized has to keep to what its compile measured; the margins are those of a runtime that
+    /// rounds activations to 8 bits. Where nothing was measured, what is no noise passes, and `--max-loss` decides.
+    fn of_folder(manifest: &Manifest, prompts: usize) -> Self {
+        let plain = Thresholds::of(&manifest.options.precision);
+        let Some(accuracy) = &manifest.accuracy else {
+            let coded = !manifest.options.quantized.is_empty();
+            return if coded { Thresholds { relative: 0.5, psnr: 15.0 } } else { plain };
+        };
+        let relative = accuracy.steps.iter().map(|loss| loss.relative).fold(0.0, f64::max);
+        let psnr =
+            accuracy.pictures.iter().take(prompts).map(|picture| picture.psnr).fold(plain.psnr, f64::min);
+        let hundredths = |number: f64| (100.0 * number).round() / 100.0;
+        let relative = plain.relative.max(hundredths(1.05 * relative + 2e-2));
+        Thresholds { relative, psnr: plain.psnr.min(hundredths(psnr - 1.0)) }
+    }
 }
 
 /// What `verify` is asked for.
@@ -44,6 +62,8 @@ pub struct VerifyOptions {
     pub runtime: Option<PathBuf>,
     /// How many prompts.
     pub prompts: usize,
+    /// Bounds of what is lost, beside the thresholds.
+    pub max_loss: Vec<MaxLoss>,
 }
 
 /// One line of the table.
@@ -74,6 +94,9 @@ pub struct Verified {
     pub thresholds: Thresholds,
     /// The table.
     pub rows: Vec<Row>,
+    /// What was lost, where weights are quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Accuracy>,
     /// Whether all of it passed.
     pub passed: bool,
 }
@@ -139,7 +162,7 @@ pub fn verify(options: &VerifyOptions, report: &mut dyn Report) -> Result<Vec<Ve
     report.begin("verify", folders.len() as u64);
     let mut all = Vec::new();
     for folder in folders {
-        all.push(verify_folder(&folder, options)?);
+        all.push(verify_folder(&folder, options, report)?);
         report.advance(1);
     }
     Ok(all)
@@ -169,7 +192,7 @@ fn compiled_folders(dist: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
+fn verify_folder(folder: &Path, options: &VerifyOptions, report: &mut dyn Report) -> Result<Verified> {
     let manifest = Manifest::read(folder)?;
     let mut rows: Vec<Row> = Vec::new();
     for size in manifest.sizes() {
@@ -180,9 +203,17 @@ fn verify_folder(folder: &Path, options: &VerifyOptions) -> Result<Verified> {
         rows.extend(new);
     }
     let passed = rows.iter().all(|row| row.passed);
-    let thresholds = Thresholds::of(&manifest.options.precision);
+    let thresholds = Thresholds::of_folder(&manifest, options.prompts);
+    let mut accuracy = None;
+    if !manifest.options.quantized.is_empty() || !options.max_loss.is_empty() {
+        let measured = measure(folder, &options.pipeline, true, Some(options.prompts), report)?;
+        accuracy = measured.map(|(accuracy, _)| accuracy);
+    }
+    if let Some(accuracy) = &accuracy {
+        accuracy.check(&options.max_loss).map_err(|error| error.at(Place::File(folder.to_path_buf())))?;
+    }
     let precision = manifest.options.precision;
-    Ok(Verified { folder: folder.to_path_buf(), precision, thresholds, rows, passed })
+    Ok(Verified { folder: folder.to_path_buf(), precision, thresholds, rows, accuracy, passed })
 }
 
 /// The table of the parts for pictures of one size.
@@ -192,7 +223,7 @@ fn verify_size(
     size: [usize; 2],
     options: &VerifyOptions,
 ) -> Result<Vec<Row>> {
-    let thresholds = Thresholds::of(&manifest.options.precision);
+    let thresholds = Thresholds::of_folder(manifest, options.prompts);
     let width = match &manifest.options.subnet {
         Some(name) => Width::Subnet(name.clone()),
         None => Width::Numbers(manifest.options.width),

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Precision, Ranges, Target, Width};
+use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Precision, QuantizeOptions, Ranges, Target, Width};
 use snapc_ir::{Error, Graph};
 use snapc_weights::{Data, Tensor};
 
 pub mod runtimes;
+pub mod shapes;
 pub mod synthetic;
 
 /// A path under `fixtures/`.
@@ -111,6 +112,7 @@ pub fn compile_options(target: Target, precision: Precision, output: &Path) -> C
         steps: None,
         guidance: None,
         ranges: Ranges::default(),
+        quantization: QuantizeOptions::default(),
         layout: Layout::Default,
         output: output.to_path_buf(),
     }

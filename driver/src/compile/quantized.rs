@@ -106,7 +106,7 @@ pub fn account(
     if asked.accuracy == When::Off && !insist {
         return Ok(None);
     }
-    let found = accuracy::measure(job.staging.path(), &options.pipeline, insist, report)?;
+    let found = accuracy::measure(job.staging.path(), &options.pipeline, insist, None, report)?;
     let Some((mut accuracy, strips)) = found else {
         if insist {
             return Err(Error::usage("what quantizing loses is measured on whole pipelines")

@@ -205,7 +205,7 @@ pub fn psnr(found: &Tensor, expected: &Tensor) -> f64 {
     (10.0 * (4.0 * found.values().len() as f64 / square).log10()).min(EQUAL)
 }
 
-/// A compiled folder against its pipeline. The pictures come along, f32 and what was written.
+/// A compiled folder against its pipeline, on `most` prompts. The pictures come along, f32 and what was written.
 ///
 /// # Errors
 /// If the folder has not all parts, or what any part finds. `Ok(None)` where that takes too long and `insist` is not set.
@@ -213,11 +213,12 @@ pub fn measure(
     folder: &Path,
     pipeline: &Path,
     insist: bool,
+    most: Option<usize>,
     report: &mut dyn Report,
 ) -> Result<Option<(Accuracy, Vec<Strip>)>> {
     let manifest = Manifest::read(folder)?;
     let Some(subject) = Subject::open(folder, pipeline, &manifest)? else { return Ok(None) };
-    let all = prompts(pipeline, PROMPTS)?;
+    let all = prompts(pipeline, most.unwrap_or(PROMPTS))?;
     let each = subject.flops();
     let count = (MOST_FLOPS / each.max(1)).max(if insist { FEWEST as u64 } else { 0 }) as usize;
     let count = count.min(all.len());

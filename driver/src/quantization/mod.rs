@@ -25,7 +25,7 @@ use crate::targets::Target;
 pub use accuracy::{Accuracy, MaxLoss};
 pub use budget::Budget;
 pub use file::CalibrationFile;
-pub use pictures::{encode, png};
+pub use pictures::{Strip, encode, png};
 pub use recipe::Recipe;
 pub use report::html;
 
