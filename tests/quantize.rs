@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use snapc_driver::{
-    Budget, CalibrateOptions, CompileOptions, Compiled, Encoding, MaxLoss, Method, MomentsKind, Part,
-    Precision, Price, QuantizeChoice, QuantizeOptions, Recipe, Silent, Target, When, Width, calibrate,
-    compile, knapsack, measure_accuracy, merge,
+    Budget, CalibrateOptions, CompileOptions, Compiled, MaxLoss, MomentsKind, Part, Precision, Price,
+    QuantizeChoice, QuantizeOptions, Recipe, Silent, Target, When, Width, calibrate, compile, knapsack,
+    measure_accuracy, merge,
 };
 use snapc_frontends::Pipeline;
-use snapc_ir::{Encoding as IrEncoding, Error, Source, Transform};
+use snapc_ir::{Encoding, Error, Transform};
 use snapc_passes::quantize::layers;
 use snapc_passes::{Pass, Quantize, QuantizePass, Slice};
 use snapc_tests::shapes::Detector;
@@ -131,7 +131,7 @@ fn slices_and_bits_agree() {
     let coded = QuantizePass { quantize: Some(quantize) }.run(&sliced).unwrap();
     let mut compared = 0;
     for weight in coded.weights().iter().filter(|weight| weight.coded().is_some()) {
-        if weight.encoding().map(|(encoding, _)| *encoding) != Some(IrEncoding::int(4, Some(32))) {
+        if weight.encoding().map(|(encoding, _)| *encoding) != Some(Encoding::int(4, Some(32))) {
             continue;
         }
         let mut whole = weight.clone();
@@ -155,11 +155,11 @@ fn what_stays_as_it_is() {
     let all = layers(&graph);
     let outer: Vec<&str> =
         all.iter().filter(|layer| layer.outer).map(|layer| layer.tensor.as_str()).collect();
-    assert_eq!(outer, ["proj_out.weight", "text_proj.0.weight"]);
+    assert_eq!(outer, ["text_proj.0.weight"], "the first and the last on the latent are too small");
     assert!(all.iter().all(|layer| !layer.tensor.starts_with("time_")), "the time path stays");
     let quantize = Quantize { default: Some(choice("int4 group 32")), ..Quantize::default() };
     let (plan, instead) = quantize.plan(&graph).unwrap();
-    assert!(!plan.contains_key("proj_out.weight"));
+    assert!(!plan.contains_key("text_proj.0.weight"));
     assert!(
         instead.iter().any(|one| one.tensor == "downsample.weight" && one.reason.contains("8 bits")),
         "{instead:?}"
@@ -207,11 +207,14 @@ fn recipes_are_written_and_taken() {
     let text = std::fs::read_to_string(done.folder.join("recipe.toml")).unwrap();
     let recipe = Recipe::parse(&text).unwrap();
     assert_eq!(recipe.text(), text);
-    assert_eq!(recipe.0[&Part::Transformer].tensors["proj_out.weight"], None);
+    assert_eq!(recipe.0[&Part::Transformer].tensors["text_proj.0.weight"], None);
 
     let edited = folder.path().join("recipe.toml");
-    std::fs::write(&edited, text.replace("\"proj_out.weight\" = \"f16\"", "\"proj_out.weight\" = \"int8\""))
-        .unwrap();
+    std::fs::write(
+        &edited,
+        text.replace("\"text_proj.0.weight\" = \"f16\"", "\"text_proj.0.weight\" = \"int8\""),
+    )
+    .unwrap();
     let with = |recipe: &Path| {
         let mut options = options("tiny", "int8", &folder.path().join("again"));
         options.quantization.parts.clear();
@@ -219,12 +222,13 @@ fn recipes_are_written_and_taken() {
         compiled(options)
     };
     let again = with(&edited).unwrap();
-    let stored = again.accuracy.unwrap().layers.into_iter().find(|layer| layer.tensor == "proj_out.weight");
-    assert_eq!(stored.map(|layer| layer.encoding), None, "its 32 x 4 numbers are too few");
+    let stored =
+        again.accuracy.unwrap().layers.into_iter().find(|layer| layer.tensor == "text_proj.0.weight");
+    assert_eq!(stored.map(|layer| layer.encoding).as_deref(), Some("int8"));
 
-    std::fs::write(&edited, text.replace("proj_out.weight", "proj_outt.weight")).unwrap();
+    std::fs::write(&edited, text.replace("text_proj.0.weight", "text_proj.9.weight")).unwrap();
     let unknown = with(&edited).unwrap_err();
-    assert!(unknown.message().contains("the transformer has no tensor proj_outt.weight"), "{unknown}");
+    assert!(unknown.message().contains("the transformer has no tensor text_proj.9.weight"), "{unknown}");
     std::fs::write(&edited, "[transformer]\ndefault = \"int5\"\n").unwrap();
     assert!(with(&edited).unwrap_err().to_string().contains("`int5` is no encoding"));
 }
@@ -237,7 +241,7 @@ fn what_contradicts_is_refused() {
         options.quantization.accuracy = When::Off;
         change(&mut options);
         let error = compile(&options, &mut Silent).unwrap_err();
-        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "{error}: something was written");
+        assert!(!folder.path().join("onnx/tiny").exists(), "{error}: something was written");
         error.to_string()
     };
     let gptq = |options: &mut CompileOptions| {
@@ -249,7 +253,7 @@ fn what_contradicts_is_refused() {
         options.quantization.calibration = calibrations()[1..2].to_vec();
     });
     assert!(other.contains("the calibration is of width 64, not 32"), "{other}");
-    let channels = folder.path().join("../channels.calibration");
+    let channels = folder.path().join("channels.calibration");
     let kind = CalibrateOptions {
         moments: MomentsKind::Channels,
         count: Some(1),
@@ -261,7 +265,6 @@ fn what_contradicts_is_refused() {
         options.quantization.calibration = vec![channels.clone()];
     });
     assert!(kind.contains("--moments full"), "{kind}");
-    std::fs::remove_file(&channels).unwrap();
     let palettes = error(&|options| {
         options.quantization.parts.insert(Part::Transformer, choice("palette4"));
         options.quantization.allow_decode = false;
@@ -283,7 +286,7 @@ fn other_and_damaged_checkpoints_are_told() {
     let mut bytes = std::fs::read(&file).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let parsed: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let start = parsed["mid.0.ffn.up.weight"]["data_offsets"][0].as_u64().unwrap() as usize + 8 + header;
+    let start = parsed["mid.0.ffn.0.weight"]["data_offsets"][0].as_u64().unwrap() as usize + 8 + header;
     let run = |text: &str| {
         let mut options = options("tiny", text, &folder.path().join("out"));
         options.pipeline = pipeline.clone();
@@ -296,7 +299,7 @@ fn other_and_damaged_checkpoints_are_told() {
     bytes[start..start + 2].copy_from_slice(&[0x00, 0x7E]);
     std::fs::write(&file, &bytes).unwrap();
     let damaged = run("int8");
-    assert!(damaged.contains("mid.0.ffn.up.weight") && damaged.contains("NaN"), "{damaged}");
+    assert!(damaged.contains("mid.0.ffn.0.weight") && damaged.contains("NaN"), "{damaged}");
 }
 
 /// No choice under the budget loses less: against all choices there are, on small lists.
@@ -366,6 +369,4 @@ fn mixed_bits_beat_uniform_ones() {
     let (found, plain) = (mixed.accuracy.unwrap().psnr, uniform.accuracy.unwrap().psnr);
     println!("{bits:.3} bits: uniform {plain:.2} dB, mixed {found:.2} dB");
     assert!(found > plain, "mixed {found:.2} dB, uniform {plain:.2}");
-    assert_eq!(Encoding::palette(4, None).method, Method::Rtn);
-    let _ = Source::Inline { values: Vec::new(), shape: Vec::new() };
 }
