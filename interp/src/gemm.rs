@@ -42,7 +42,11 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out = alpha * a * b`, `out` having rows `stride` numbers apart. `threads`: whether to use all of them.
+/// Multiplications below which one thread is done before another has begun.
+const FEW: usize = 1 << 20;
+
+/// `out = alpha * a * b`, `out` having rows `stride` numbers apart. `threads`: whether to use all of them. They split rows and columns,
+/// so that no number depends on how many there are.
 pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32, threads: bool) {
     let (a, b) = (a.view(), b.view());
     let (rows, cols) = (a.nrows(), b.ncols());
@@ -52,6 +56,6 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32,
     let end = (rows - 1) * stride + cols;
     let out =
         MatMut::from_column_major_slice_with_stride_mut(&mut out[..end], cols, rows, stride).transpose_mut();
-    let par = if threads { Par::rayon(0) } else { Par::Seq };
+    let par = if threads && rows * cols * a.ncols() > FEW { Par::rayon(0) } else { Par::Seq };
     matmul(out, Accum::Replace, a, b, alpha, par);
 }
