@@ -50,7 +50,8 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// If an input is missing or has another type, a weight cannot be read, or an id lies outside its table.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<Tensor>> {
-        self.compute(inputs, None)
+        // On a thread of the pool: each op's threads are then asked without a switch to one.
+        rayon::scope(|_| self.compute(inputs, None))
     }
 
     /// As [`Interpreter::run`]; shows each node and its results to `observe`.

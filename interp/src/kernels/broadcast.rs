@@ -99,7 +99,10 @@ fn row_by_row(
                 (Some(values), 0) => Side::Number(values[starts[side]]),
                 (Some(values), _) => Side::Row(&values[starts[side]..][..length]),
             });
-            vectorised(|| line_of(line, a, b, of));
+            vectorised(
+                #[inline(always)]
+                || line_of(line, a, b, of),
+            );
         }
     });
 }

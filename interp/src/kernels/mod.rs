@@ -41,7 +41,16 @@ pub fn row_blocks(values: &mut [f32], length: usize, work: impl Fn(usize, &mut [
 
 /// Changes every number.
 pub fn map(values: &mut [f32], of: impl Fn(f32) -> f32 + Sync) {
-    blocks(values, BLOCK, |_, block| vectorised(|| block.iter_mut().for_each(|x| *x = of(*x))));
+    blocks(values, BLOCK, |_, block| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for x in block {
+                    *x = of(*x);
+                }
+            },
+        )
+    });
 }
 
 /// Copies numbers.
@@ -52,10 +61,13 @@ pub fn copy(to: &mut [f32], from: &[f32]) {
 /// Adds a row to each row.
 pub fn add_row(values: &mut [f32], row: &[f32]) {
     row_blocks(values, row.len(), |_, block| {
-        vectorised(|| {
-            for line in block.chunks_exact_mut(row.len()) {
-                line.iter_mut().zip(row).for_each(|(x, y)| *x += y);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for line in block.chunks_exact_mut(row.len()) {
+                    line.iter_mut().zip(row).for_each(|(x, y)| *x += y);
+                }
+            },
+        );
     });
 }

@@ -55,12 +55,15 @@ pub fn softmax(row: &mut [f32]) {
     let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
     let mut sums = [0.0f32; LANES];
     let (pieces, rest) = row.as_chunks_mut::<LANES>();
-    for piece in pieces.iter_mut().map(<[f32; LANES]>::as_mut_slice).chain([rest]) {
-        for (sum, x) in sums.iter_mut().zip(piece) {
-            *x = exp(*x - largest);
-            *sum += *x;
-        }
+    let numerator = |(sum, x): (&mut f32, &mut f32)| {
+        *x = exp(*x - largest);
+        *sum += *x;
+    };
+    // Pieces of a known size become vectors; a chain with the rest does not.
+    for piece in pieces {
+        sums.iter_mut().zip(piece).for_each(numerator);
     }
+    sums.iter_mut().zip(rest).for_each(numerator);
     let inverse = 1.0 / sums.iter().sum::<f32>();
     row.iter_mut().for_each(|x| *x *= inverse);
 }

@@ -11,28 +11,43 @@ fn by_row(call: &mut Call, of: impl Fn(&Call, &mut [f32]) + Sync) -> Result<Vec<
     let mut values = call.own(0);
     let shared: &Call = call;
     row_blocks(&mut values, length, |_, block| {
-        vectorised(|| block.chunks_exact_mut(length).for_each(|row| of(shared, row)));
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in block.chunks_exact_mut(length) {
+                    of(shared, row);
+                }
+            },
+        );
     });
     call.one(values)
 }
 
 impl Execute for RmsNorm {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
-        by_row(call, |call, row| rows::rms_norm(row, self.eps, call.optional(1)))
+        by_row(
+            call,
+            #[inline(always)]
+            |call, row| rows::rms_norm(row, self.eps, call.optional(1)),
+        )
     }
 }
 
 impl Execute for LayerNorm {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
-        by_row(call, |call, row| {
-            rows::normalize(row, self.eps);
-            if let Some(weight) = call.optional(1) {
-                row.iter_mut().zip(weight).for_each(|(x, weight)| *x *= weight);
-            }
-            if let Some(bias) = call.optional(2) {
-                row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
-            }
-        })
+        by_row(
+            call,
+            #[inline(always)]
+            |call, row| {
+                rows::normalize(row, self.eps);
+                if let Some(weight) = call.optional(1) {
+                    row.iter_mut().zip(weight).for_each(|(x, weight)| *x *= weight);
+                }
+                if let Some(bias) = call.optional(2) {
+                    row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+                }
+            },
+        )
     }
 }
 
@@ -44,14 +59,17 @@ impl Execute for GroupNorm {
         let mut values = call.own(0);
         let (weight, bias) = (call.values(1), call.values(2));
         blocks(&mut values, size * places, |number, group| {
-            vectorised(|| {
-                rows::normalize(group, self.eps);
-                for (index, map) in group.chunks_exact_mut(places).enumerate() {
-                    let channel = (number * size + index) % channels;
-                    let (weight, bias) = (weight[channel], bias[channel]);
-                    map.iter_mut().for_each(|x| *x = *x * weight + bias);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    rows::normalize(group, self.eps);
+                    for (index, map) in group.chunks_exact_mut(places).enumerate() {
+                        let channel = (number * size + index) % channels;
+                        let (weight, bias) = (weight[channel], bias[channel]);
+                        map.iter_mut().for_each(|x| *x = *x * weight + bias);
+                    }
+                },
+            );
         });
         call.one(values)
     }
@@ -59,7 +77,11 @@ impl Execute for GroupNorm {
 
 impl Execute for Softmax {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
-        by_row(call, |_, row| rows::softmax(row))
+        by_row(
+            call,
+            #[inline(always)]
+            |_, row| rows::softmax(row),
+        )
     }
 }
 
@@ -71,10 +93,13 @@ impl Execute for ReduceMean {
         let x = call.values(0);
         if inner == 1 {
             row_blocks(&mut values, 1, |first, block| {
-                vectorised(|| {
-                    let rows = x[first * size..].chunks_exact(size);
-                    block.iter_mut().zip(rows).for_each(|(mean, row)| *mean = rows::mean(row));
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let rows = x[first * size..].chunks_exact(size);
+                        block.iter_mut().zip(rows).for_each(|(mean, row)| *mean = rows::mean(row));
+                    },
+                );
             });
             return call.one(values);
         }

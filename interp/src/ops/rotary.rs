@@ -34,12 +34,17 @@ impl Execute for Rotary {
         });
         let mut values = call.own(0);
         row_blocks(&mut values, heads * dim, |first, block| {
-            vectorised(|| {
-                for (token, numbers) in block.chunks_exact_mut(heads * dim).enumerate() {
-                    let angles = &table[(first + token) % tokens * dim..][..dim];
-                    numbers.chunks_exact_mut(dim).for_each(|head| turn(head, angles, pairs));
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (token, numbers) in block.chunks_exact_mut(heads * dim).enumerate() {
+                        let angles = &table[(first + token) % tokens * dim..][..dim];
+                        for head in numbers.chunks_exact_mut(dim) {
+                            turn(head, angles, pairs);
+                        }
+                    }
+                },
+            );
         });
         call.one(values)
     }
