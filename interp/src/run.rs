@@ -140,3 +140,75 @@ impl<'a> Interpreter<'a> {
         Ok(slot.get_or_init(|| value).clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use snapc_ir::ops::{
+        Attention, Conv2d, Gelu, GeluForm, Layout, MergeHeads, Pattern, RmsNorm, SplitHeads,
+    };
+    use snapc_ir::{Builder, DType, Stage, TensorType, TokenOrder};
+
+    use super::*;
+
+    fn numbers(shape: &[usize], seed: usize) -> Tensor {
+        let count: usize = shape.iter().product();
+        Tensor::f32(
+            shape,
+            (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 * 0.002 - 1.0).collect(),
+        )
+    }
+
+    /// A block of 32 x 32 tokens of 96 numbers: every kind of kernel that splits its work.
+    fn block() -> Graph {
+        let mut b = Builder::new("block", Stage::Subnet);
+        let mut input = |name: &str, shape: &[usize]| b.input(name, TensorType::new(DType::F32, shape));
+        let map = input("map", &[1, 96, 32, 32]);
+        let [kernel, wide] = [input("kernel", &[96, 96, 3, 3]), input("wide", &[400, 96])];
+        let narrow = input("narrow", &[96, 400]);
+        let conv = Conv2d { stride: 1, padding: 1, layout: Layout::Nchw };
+        let map = b.one(conv, &[map, kernel]).unwrap();
+        let x = b.reshape(map, [1, 96, 1024]).unwrap();
+        let x = b.transpose(x, &[0, 2, 1]).unwrap();
+        let x = b.one(RmsNorm { eps: 1e-6 }, &[x]).unwrap();
+        let heads = b.one(SplitHeads { head_dim: 16 }, &[x]).unwrap();
+        let pattern =
+            Pattern::Neighborhood { grid: [32, 32], tile: 4, radius: 1, order: TokenOrder::default() };
+        let near = b.one(Attention { pattern, scale: 0.25 }, &[heads, heads, heads]).unwrap();
+        let far = b.one(Attention { pattern: Pattern::Dense, scale: 0.25 }, &[heads, heads, heads]).unwrap();
+        let sum = b.add(near, far).unwrap();
+        let sum = b.one(MergeHeads {}, &[sum]).unwrap();
+        let hidden = b.linear(sum, wide, None).unwrap();
+        let hidden = b.one(Gelu { form: GeluForm::Tanh }, &[hidden]).unwrap();
+        let y = b.linear(hidden, narrow, None).unwrap();
+        let y = b.add(y, x).unwrap();
+        let y = b.softmax(y).unwrap();
+        b.output("y", y);
+        b.finish().unwrap()
+    }
+
+    #[test]
+    fn the_same_bits_with_any_number_of_threads() {
+        let (graph, store) = (block(), Store::empty());
+        let inputs: Vec<(&str, Tensor)> = graph
+            .inputs()
+            .iter()
+            .enumerate()
+            .map(|(seed, port)| (port.name.as_str(), numbers(&graph.ty(port.value).shape, seed)))
+            .collect();
+        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        let interpreter = Interpreter::new(&graph, &store);
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| interpreter.run(&inputs).unwrap().remove(0))
+        };
+        let one = with(1);
+        assert!(one.values().iter().all(|x| x.is_finite()));
+        [2, 3, 7].into_iter().for_each(|threads| assert!(with(threads) == one, "{threads} threads"));
+        let mut shown = Vec::new();
+        let observed = interpreter.run_observed(&inputs, &mut |node, results| {
+            shown.push((node.op.name(), results[0].ty.clone()));
+        });
+        assert_eq!(observed.unwrap()[0], one);
+        assert_eq!(shown.len(), graph.nodes().len());
+    }
+}

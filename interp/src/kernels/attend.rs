@@ -287,3 +287,90 @@ fn softmax_columns(scores: &mut [f32], width: usize) -> [f32; WIDEST] {
     }
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 * 0.004 - 2.0).collect()
+    }
+
+    /// The plain loops, in f64. `sees(query, key)` are tokens.
+    fn plain(all: &Attend, sees: &dyn Fn(usize, usize) -> bool) -> Vec<f64> {
+        let Sizes { batch, queries, keys, heads, groups, dim } = all.sizes;
+        let mut out = Vec::new();
+        for (entry, query, head) in
+            (0..batch).flat_map(|b| (0..queries).flat_map(move |n| (0..heads).map(move |h| (b, n, h))))
+        {
+            let group = head / (heads / groups);
+            let key = |key: usize| ((entry * keys + key) * groups + group) * dim;
+            let q = &all.q[((entry * queries + query) * heads + head) * dim..][..dim];
+            let score = |place: usize| -> f64 {
+                let products = q.iter().zip(&all.k[key(place)..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
+                let mask =
+                    all.mask.map_or(0.0, |mask| f64::from((mask[entry * keys + place] - 1.0) * -MASKED));
+                products.sum::<f64>() * f64::from(all.scale) + mask
+            };
+            let seen: Vec<usize> = (0..keys).filter(|&key| sees(query, key)).collect();
+            let scores: Vec<f64> = seen.iter().map(|&key| score(key)).collect();
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for number in 0..dim {
+                let values = seen.iter().map(|&place| f64::from(all.v[key(place) + number]));
+                out.push(values.zip(&weights).map(|(v, weight)| v * weight).sum::<f64>() / sum);
+            }
+        }
+        out
+    }
+
+    fn check(found: &[f32], expected: &[f64]) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn dense_as_the_plain_loops() {
+        for (queries, keys, heads, groups, dim) in
+            [(1, 1, 1, 1, 1), (5, 13, 4, 2, 7), (70, 33, 3, 3, 16), (129, 200, 6, 2, 64)]
+        {
+            for (masked, causal) in [(false, false), (true, false), (false, true)] {
+                let keys = if causal { queries } else { keys };
+                let sizes = Sizes { batch: 2, queries, keys, heads, groups, dim };
+                let [q, k, v] = [(queries * heads, 1), (keys * groups, 2), (keys * groups, 3)]
+                    .map(|(rows, seed)| numbers(2 * rows * dim, seed));
+                let mask: Vec<f32> = (0..2 * keys).map(|at| f32::from(u8::from(at % 3 != 1))).collect();
+                let mask = masked.then_some(&mask[..]);
+                let (q, k, v) = (&q[..], &k[..], &v[..]);
+                let all =
+                    Attend { sizes, scale: 0.05, q, k, v, mask, causal, tile: keys, block: 64, order: None };
+                let mut out = vec![0.0; q.len()];
+                all.run(&mut out, &|_| std::iter::once(0..1).collect());
+                check(&out, &plain(&all, &|query, key| !causal || key <= query));
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_as_the_plain_loops() {
+        for (tile, tiles) in [(1, 5), (4, 3), (9, 4), (16, 6)] {
+            let keys = tile * tiles;
+            let sizes = Sizes { batch: 1, queries: keys, keys, heads: 4, groups: 2, dim: 8 };
+            let [q, k, v] = [(4, 1), (2, 2), (2, 3)].map(|(rows, seed)| numbers(keys * rows * 8, seed));
+            // Tokens lie backwards.
+            let order: Vec<usize> = (0..keys).rev().collect();
+            let (q, k, v, order) = (&q[..], &k[..], &v[..], Some(&order[..]));
+            let all =
+                Attend { sizes, scale: 0.3, q, k, v, mask: None, causal: false, tile, block: tile, order };
+            let mut out = vec![0.0; q.len()];
+            let near = |tile: usize| tile.saturating_sub(1)..(tile + 2).min(tiles);
+            all.run(&mut out, &|tile| vec![near(tile)]);
+            let of = |token: usize| (keys - 1 - token) / tile;
+            let expected = plain(&all, &|query, key| near(of(query)).contains(&of(key)));
+            let backwards: Vec<f64> = expected.rchunks_exact(4 * 8).flatten().copied().collect();
+            check(&out, &backwards);
+        }
+    }
+}

@@ -133,3 +133,47 @@ impl Maps<'_> {
         tile
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 * 0.002 - 1.0).collect()
+    }
+
+    #[test]
+    fn as_the_plain_loops() {
+        let cases = [
+            (1, 1, [1, 1], [1, 1], 0),
+            (3, 5, [7, 9], [3, 3], 1),
+            (4, 17, [6, 70], [3, 1], 1),
+            (9, 8, [33, 32], [1, 1], 0),
+            (2, 3, [5, 40], [5, 2], 2),
+        ];
+        for (channels, outputs, size, kernel, padding) in cases {
+            let depth = channels * kernel[0] * kernel[1];
+            let (weight, bias) = (numbers(outputs * depth, 1), numbers(outputs, 2));
+            let x = numbers(channels * size[0] * size[1], 3);
+            let conv = Conv { channels, size, kernel, padding, weight: &weight, bias: Some(&bias) };
+            let [rows, cols] = conv.result();
+            let mut out = vec![f32::NAN; outputs * rows * cols];
+            conv.run(&mut out, &x, &mut vec![f32::NAN; conv.padded()]);
+            for (at, found) in out.iter().enumerate() {
+                let (output, row, col) = (at / (rows * cols), at / cols % rows, at % cols);
+                let mut expected = f64::from(bias[output]);
+                for part in 0..depth {
+                    let (channel, down, right) =
+                        (part / (kernel[0] * kernel[1]), part / kernel[1] % kernel[0], part % kernel[1]);
+                    let (row, col) =
+                        ((row + down).wrapping_sub(padding), (col + right).wrapping_sub(padding));
+                    if row < size[0] && col < size[1] {
+                        let x = x[(channel * size[0] + row) * size[1] + col];
+                        expected += f64::from(x) * f64::from(weight[output * depth + part]);
+                    }
+                }
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+            }
+        }
+    }
+}
