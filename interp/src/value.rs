@@ -9,7 +9,7 @@ use snapc_weights::{Data, Tensor};
 use crate::pool::Pool;
 
 /// Numbers that are worth holding in two bytes.
-const LARGE: usize = 1 << 14;
+const LARGE: usize = 1 << 18;
 /// Numbers that one thread changes at once.
 const BLOCK: usize = 1 << 14;
 

@@ -87,23 +87,26 @@ fn row_by_row(
     of: &(impl Fn(f32, f32) -> f32 + Sync),
 ) {
     blocks(out, rows * length, |number, block| {
-        for (row, line) in block.chunks_exact_mut(length).enumerate() {
-            let (mut rest, mut starts) = (number * rows + row, [0, 0]);
-            for axis in outer.iter().rev() {
-                let index = rest % axis.size;
-                rest /= axis.size;
-                starts = [0, 1].map(|side| starts[side] + index * axis.steps[side]);
-            }
-            let [a, b] = [0, 1].map(|side| match (operands[side].values, inner.steps[side]) {
-                (None, _) => Side::Own,
-                (Some(values), 0) => Side::Number(values[starts[side]]),
-                (Some(values), _) => Side::Row(&values[starts[side]..][..length]),
-            });
-            vectorised(
-                #[inline(always)]
-                || line_of(line, a, b, of),
-            );
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, line) in block.chunks_exact_mut(length).enumerate() {
+                    let (mut rest, mut starts) = (number * rows + row, [0, 0]);
+                    for axis in outer.iter().rev() {
+                        let index = rest % axis.size;
+                        rest /= axis.size;
+                        starts[0] += index * axis.steps[0];
+                        starts[1] += index * axis.steps[1];
+                    }
+                    let side = |side: usize| match (operands[side].values, inner.steps[side]) {
+                        (None, _) => Side::Own,
+                        (Some(values), 0) => Side::Number(values[starts[side]]),
+                        (Some(values), _) => Side::Row(&values[starts[side]..][..length]),
+                    };
+                    line_of(line, side(0), side(1), of);
+                }
+            },
+        );
     });
 }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use snapc_ir::ops::Rotary;
 use snapc_ir::{Pairs, Result};
 
@@ -22,13 +24,15 @@ impl Execute for Rotary {
         // Each angle is the same for all heads: a table of cos and sin a token.
         let mut table = vec![0.0f32; tokens * dim];
         row_blocks(&mut table, dim, |first, block| {
+            // Tokens of a row or a column have the same number there.
+            let mut known: BTreeMap<u64, Vec<f32>> = BTreeMap::new();
             for (token, angles) in block.chunks_exact_mut(dim).enumerate() {
                 for (axis, position) in positions[first + token].into_iter().enumerate() {
-                    for (pair, speed) in speeds.iter().enumerate() {
-                        let (sin, cos) = (position * speed).sin_cos();
-                        angles[2 * axis * quarter + pair] = cos as f32;
-                        angles[(2 * axis + 1) * quarter + pair] = sin as f32;
-                    }
+                    let turned = known.entry(position.to_bits()).or_insert_with(|| {
+                        let cos = speeds.iter().map(|speed| (position * speed).cos() as f32);
+                        cos.chain(speeds.iter().map(|speed| (position * speed).sin() as f32)).collect()
+                    });
+                    angles[2 * axis * quarter..][..2 * quarter].copy_from_slice(turned);
                 }
             }
         });
