@@ -102,7 +102,7 @@ fn peak_mb() -> f64 {
 fn only(options: &Options, what: What) -> Result<String> {
     let (mut walls, mut peaks, mut open_ms) = (Vec::new(), Vec::new(), f64::INFINITY);
     let mut by_op: BTreeMap<String, Duration> = BTreeMap::new();
-    let mut measure = |run: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+    let mut measure = |run: Runs| -> Result<()> {
         for _ in 0..3 {
             let start = Instant::now();
             run()?;
@@ -141,11 +141,14 @@ fn only(options: &Options, what: What) -> Result<String> {
     Ok(json!(cost).to_string())
 }
 
+/// What is run several times.
+type Runs<'r> = &'r mut dyn FnMut() -> Result<()>;
+
 fn run_graph(
     graph: &Graph,
     store: &Store,
     by_op: Option<&mut BTreeMap<String, Duration>>,
-    measure: &mut dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<()>,
+    measure: &mut dyn FnMut(Runs) -> Result<()>,
 ) -> Result<()> {
     let inputs: Vec<(&str, Tensor)> =
         graph.inputs().iter().map(|port| (port.name.as_str(), numbers(graph, port))).collect();

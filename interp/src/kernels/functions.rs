@@ -41,10 +41,10 @@ pub fn sigmoid(x: f32) -> f32 {
 pub fn tanh(x: f32) -> f32 {
     let z = x * x;
     let y = -5.704_988_7e-3f32;
-    let y = y.mul_add(z, 2.063_908_9e-2);
+    let y = y.mul_add(z, 2.063_909e-2);
     let y = y.mul_add(z, -5.373_971_5e-2);
     let y = y.mul_add(z, 1.333_144_2e-1);
-    let y = y.mul_add(z, -3.333_328_2e-1);
+    let y = y.mul_add(z, -3.333_328e-1);
     let small = (y * z).mul_add(x, x);
     let size = x.abs();
     let large = 1.0 - 2.0 / (exp(2.0 * size) + 1.0);
@@ -62,7 +62,7 @@ pub fn erf(x: f32) -> f32 {
     let above = above.mul_add(z, -2.101_024e-6);
     let above = above.mul_add(z, -5.692_506_4e-5);
     let above = above.mul_add(z, -7.349_906_2e-4);
-    let above = above.mul_add(z, -2.954_599_8e-3);
+    let above = above.mul_add(z, -2.954_6e-3);
     let above = above.mul_add(z, -1.609_603_3e-2);
     let below = -1.456_607_2e-5f32;
     let below = below.mul_add(z, -2.133_740_6e-4);
