@@ -42,7 +42,14 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out = alpha * a * b`, `out` having rows `stride` numbers apart. `threads`: whether to use all of them.
+/// Rows or columns that kernels take at once: pieces are whole numbers of them.
+const WHOLE: usize = 96;
+
+/// Multiplications that are worth a thread.
+const FEW: usize = 1 << 20;
+
+/// `out = alpha * a * b`, `out` having rows `stride` numbers apart. `threads`: whether to use all of them. They split rows and columns,
+/// so that no number depends on how many there are.
 pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32, threads: bool) {
     let (a, b) = (a.view(), b.view());
     let (rows, cols) = (a.nrows(), b.ncols());
@@ -52,6 +59,90 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32,
     let end = (rows - 1) * stride + cols;
     let out =
         MatMut::from_column_major_slice_with_stride_mut(&mut out[..end], cols, rows, stride).transpose_mut();
-    let par = if threads { Par::rayon(0) } else { Par::Seq };
-    matmul(out, Accum::Replace, a, b, alpha, par);
+    let workers = if threads { rayon::current_num_threads() } else { 1 };
+    // More pieces than threads: one that is held up does not hold up all.
+    let pieces = if workers > 1 { 4 * workers } else { 1 };
+    pieces_of(out, a, b, alpha, pieces.min(rows * cols * a.ncols() / FEW));
+}
+
+/// Halves the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
+fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, pieces: usize) {
+    if pieces <= 1 {
+        return matmul(out, Accum::Replace, a, b, alpha, Par::Seq);
+    }
+    let half = |size: usize| (size / 2).next_multiple_of(WHOLE).min(size);
+    let rest = pieces / 2;
+    if out.nrows() >= out.ncols() {
+        let at = half(out.nrows());
+        let ((top, bottom), (above, below)) = (out.split_at_row_mut(at), a.split_at_row(at));
+        rayon::join(
+            || pieces_of(top, above, b, alpha, pieces - rest),
+            || pieces_of(bottom, below, b, alpha, rest),
+        );
+    } else {
+        let at = half(out.ncols());
+        let ((left, right), (first, second)) = (out.split_at_col_mut(at), b.split_at_col(at));
+        rayon::join(
+            || pieces_of(left, a, first, alpha, pieces - rest),
+            || pieces_of(right, a, second, alpha, rest),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 * 0.002 - 1.0).collect()
+    }
+
+    #[test]
+    fn as_the_plain_loop() {
+        for (rows, depth, cols, gap) in
+            [(1, 1, 1, 0), (3, 5, 7, 2), (130, 65, 97, 0), (200, 700, 33, 5), (1, 2048, 300, 0)]
+        {
+            let (a, b) = (numbers(rows * (depth + gap), 1), numbers(cols * (depth + gap), 2));
+            let mut out = vec![0.0; rows * (cols + gap)];
+            let [left, right] =
+                [(&a, rows), (&b, cols)].map(|(x, n)| Matrix::with_stride(x, n, depth, depth + gap));
+            product(&mut out, cols + gap, left, right.t(), 0.5, true);
+            for (at, found) in out.iter().enumerate() {
+                let (row, col) = (at / (cols + gap), at % (cols + gap));
+                let pairs = (0..depth).map(|k| {
+                    f64::from(a[row * (depth + gap) + k])
+                        * f64::from(b[col.min(cols - 1) * (depth + gap) + k])
+                });
+                let expected = if col < cols { 0.5 * pairs.sum::<f64>() } else { 0.0 };
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-6 * (depth as f64).max(10.0),
+                    "{found} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bits_with_any_number_of_threads() {
+        for (rows, depth, cols) in [(300, 1030, 517), (4, 3000, 700), (1025, 64, 96)] {
+            let (a, b) = (numbers(rows * depth, 1), numbers(cols * depth, 2));
+            let with = |threads: usize| {
+                let mut out = vec![0.0; rows * cols];
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    product(
+                        &mut out,
+                        cols,
+                        Matrix::new(&a, rows, depth),
+                        Matrix::new(&b, cols, depth).t(),
+                        1.0,
+                        true,
+                    );
+                });
+                out
+            };
+            let one = with(1);
+            [2, 3, 7].into_iter().for_each(|threads| assert_eq!(with(threads), one));
+        }
+    }
 }

@@ -4,11 +4,14 @@
 //! PyTorch draws. Numbers are computed in f32; a value of type f16 is rounded to f16 as it is made.
 
 mod gemm;
+mod kernels;
 pub mod noise;
 mod ops;
+mod pool;
 mod products;
 mod run;
 mod sampler;
+mod value;
 
 pub use noise::TorchGenerator;
 pub use products::products;

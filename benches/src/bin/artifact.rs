@@ -8,15 +8,11 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use serde::Deserialize;
-use snapc_backend::{Part, legalize};
-use snapc_benches::floor;
-use snapc_driver::{MinOs, Precision, Target};
-use snapc_frontends::{Part as PartName, Pipeline};
+use snapc_benches::{Tenth, floor, write};
+use snapc_driver::Target;
 use snapc_ir::ops::attention::whole;
 use snapc_ir::ops::{Attention, Pattern};
 use snapc_ir::{Builder, DType, Error, Graph, Result, Stage, TensorType, TokenOrder, ValueId};
-use snapc_passes::{Pass, Slice, Standard, run, standard};
-use snapc_weights::Store;
 
 /// Measures artifacts in the runtimes that users have.
 #[derive(Parser)]
@@ -65,22 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<String> {
-    let pipeline = options.folder.join("tenth");
-    if !pipeline.join("model_index.json").is_file() {
-        let tenth = xtask::model::CONFIGS.into_iter().find(|config| config.name == "tenth");
-        let tenth = tenth.ok_or_else(|| Error::bug("there is no config `tenth`"))?;
-        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/shapes");
-        xtask::supernet(&tenth, &template, &pipeline, false)
-            .map_err(|error| Error::io("make", &pipeline, &error))?;
-    }
-    let pipeline = Pipeline::open(&pipeline)?;
-    let latent = pipeline.latent_size(None)?;
-    let imported = pipeline.import(PartName::Transformer, 1, latent)?;
-    let widths = (pipeline.width(), pipeline.subnet("small")?);
-    let passes = Standard { widths, baking: None, precision: Precision::F32, weights_only: true };
-    let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
-    let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage(), &nothing), None)?;
-    let plain = Slice { from: widths.0, to: widths.1 }.run(&imported.graph)?;
+    let Tenth { plain, velocity, store } = Tenth::open(&options.folder.join("tenth"))?;
     let models = [
         Model { name: "full attention", graph: core(true)? },
         Model { name: "ASSA", graph: core(false)? },
@@ -92,7 +73,7 @@ fn measure(options: &Options) -> Result<String> {
         let mut written = Vec::new();
         for model in &models {
             let path = options.folder.join(format!("{}.{}", model.name.replace(' ', "_"), target.name()));
-            write(model, target, &imported.store, &path)?;
+            write(&model.graph, target, &store, &path)?;
             written.push((model.name, path));
         }
         for _ in 0..options.rounds {
@@ -126,15 +107,6 @@ fn core(full: bool) -> Result<Graph> {
     };
     b.output("y", y);
     b.finish()
-}
-
-fn write(model: &Model, target: Target, store: &Store, path: &Path) -> Result<()> {
-    let backend = target.backend(MinOs::default());
-    let legal = legalize(&model.graph, backend.as_ref())?;
-    if path.is_dir() {
-        std::fs::remove_dir_all(path).map_err(|error| Error::io("replace", path, &error))?;
-    }
-    backend.write(&Part { graph: &legal, store, facts: &[] }, path, &mut |_| {})
 }
 
 fn run_model(options: &Options, target: Target, path: &Path) -> Result<Cost> {

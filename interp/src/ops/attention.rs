@@ -1,155 +1,99 @@
-use rayon::prelude::*;
-use snapc_ir::ops::{Attention, MASKED, Pattern};
-use snapc_ir::{Result, TensorType, TokenOrder};
-use snapc_weights::Tensor;
+use std::ops::Range;
 
-use super::norms::softmax_row;
-use super::{Execute, one};
-use crate::gemm::{Matrix, product};
+use snapc_ir::ops::{Attention, Pattern};
+use snapc_ir::{Result, TokenOrder};
 
-/// Query rows whose scores are held at once.
-const ROWS: usize = 64;
+use super::{Call, Execute};
+use crate::kernels::attend::{Attend, Sizes};
+use crate::kernels::row_blocks;
+use crate::value::Value;
+
+/// Queries of a block where every query sees every key.
+const BLOCK: usize = 64;
 
 impl Execute for Attention {
-    fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
-        let mask = operands.get(3).map(|mask| mask.values());
+    fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
         let values = match self.pattern {
-            Pattern::Dense => dense(operands, mask, self.scale, false),
-            Pattern::Causal => dense(operands, mask, self.scale, true),
+            Pattern::Dense => dense(call, self.scale, false),
+            Pattern::Causal => dense(call, self.scale, true),
             Pattern::Neighborhood { grid, tile, radius, order } => {
-                neighborhood(operands, self.scale, &Tiling::new(grid, tile, radius, order))
+                neighborhood(call, self.scale, &Tiling::new(grid, tile, radius, order))
             }
         };
-        one(results[0], values)
+        call.one(values)
     }
 }
 
-/// Keys and values `[M, g, d]` of one batch entry, and the sizes that go with them.
-struct Keys<'a> {
-    k: &'a [f32],
-    v: &'a [f32],
-    keys: usize,
-    groups: usize,
-    heads: usize,
-    dim: usize,
-    scale: f32,
+fn sizes(call: &Call) -> Sizes {
+    let [batch, queries, heads, dim] = [0, 1, 2, 3].map(|axis| call.shape(0)[axis]);
+    let [keys, groups] = [1, 2].map(|axis| call.shape(1)[axis]);
+    Sizes { batch, queries, keys, heads, groups, dim }
 }
 
-impl Keys<'_> {
-    /// Attention of some queries `[n, h, d]` to all keys; `bias(query, scores)` may change the logits of a query.
-    fn attend(&self, q: &[f32], out: &mut [f32], scores: &mut Vec<f32>, bias: &dyn Fn(usize, &mut [f32])) {
-        let (row, kv_row, dim) = (self.heads * self.dim, self.groups * self.dim, self.dim);
-        let queries = q.len() / row;
-        scores.resize(queries * self.keys, 0.0);
-        for head in 0..self.heads {
-            let group = head / (self.heads / self.groups);
-            let q = Matrix::with_stride(&q[head * dim..], queries, dim, row);
-            let k = Matrix::with_stride(&self.k[group * dim..], self.keys, dim, kv_row);
-            let v = Matrix::with_stride(&self.v[group * dim..], self.keys, dim, kv_row);
-            product(scores, self.keys, q, k.t(), self.scale, false);
-            for (query, scores) in scores.chunks_exact_mut(self.keys).enumerate() {
-                bias(query, scores);
-                softmax_row(scores);
-            }
-            product(&mut out[head * dim..], row, Matrix::new(scores, queries, self.keys), v, 1.0, false);
-        }
-    }
-}
-
-fn dense(operands: &[&Tensor], mask: Option<&[f32]>, scale: f32, causal: bool) -> Vec<f32> {
-    let (q, k, v) = (operands[0], operands[1], operands[2]);
-    let [batch, queries, heads, dim] = [0, 1, 2, 3].map(|axis| q.ty.shape[axis]);
-    let (keys, groups) = (k.ty.shape[1], k.ty.shape[2]);
-    let (row, all_keys) = (heads * dim, keys * groups * dim);
-    let mut values = vec![0.0; q.ty.count()];
-    for entry in 0..batch {
-        let (k, v) = (&k.values()[entry * all_keys..], &v.values()[entry * all_keys..]);
-        let part = Keys { k, v, keys, groups, heads, dim, scale };
-        let mask = mask.map(|mask| &mask[entry * keys..][..keys]);
-        let q = &q.values()[entry * queries * row..][..queries * row];
-        let out = &mut values[entry * queries * row..][..queries * row];
-        out.par_chunks_mut(ROWS * row).zip(q.par_chunks(ROWS * row)).enumerate().for_each_init(
-            Vec::new,
-            |scores, (block, (out, q))| {
-                part.attend(q, out, scores, &|query, scores| {
-                    if let Some(mask) = mask {
-                        scores
-                            .iter_mut()
-                            .zip(mask)
-                            .for_each(|(score, mask)| *score += (mask - 1.0) * -MASKED);
-                    }
-                    if causal {
-                        scores[block * ROWS + query + 1..].iter_mut().for_each(|score| *score += MASKED);
-                    }
-                });
-            },
-        );
-    }
+fn dense(call: &Call, scale: f32, causal: bool) -> Vec<f32> {
+    let sizes = sizes(call);
+    let mut values = call.fresh();
+    let (q, k, v, mask) = (call.values(0), call.values(1), call.values(2), call.optional(3));
+    let attend = Attend { sizes, scale, q, k, v, mask, causal, tile: sizes.keys, block: BLOCK, order: None };
+    attend.run(&mut values, &|_| std::iter::once(0..1).collect());
     values
 }
 
+/// The tiles of a grid.
 struct Tiling {
-    grid: [usize; 2],
-    tile: usize,
+    /// Rows and columns of tiles.
+    tiles: [usize; 2],
+    /// Tokens of a tile.
+    tokens: usize,
     radius: usize,
-    /// Of each place of the grid, row by row, its token.
-    token_at: Vec<usize>,
+    /// The token at each place, tile by tile; none where tokens lie so.
+    order: Option<Vec<usize>>,
 }
 
 impl Tiling {
     fn new(grid: [usize; 2], tile: usize, radius: usize, order: TokenOrder) -> Self {
-        let mut token_at = vec![0; grid[0] * grid[1]];
-        for (token, [row, col]) in order.places(grid).into_iter().enumerate() {
-            token_at[row * grid[1] + col] = token;
-        }
-        Tiling { grid, tile, radius, token_at }
+        let tiles = [grid[0] / tile, grid[1] / tile];
+        let order = (order.sides().first() != Some(&tile)).then(|| {
+            let mut token_at = vec![0; grid[0] * grid[1]];
+            for (token, [row, col]) in order.places(grid).into_iter().enumerate() {
+                let within = row % tile * tile + col % tile;
+                token_at[(row / tile * tiles[1] + col / tile) * tile * tile + within] = token;
+            }
+            token_at
+        });
+        Tiling { tiles, tokens: tile * tile, radius, order }
     }
 
-    /// The tokens of the tiles of some tile rows and columns.
-    fn tokens(&self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) -> Vec<usize> {
-        let side = self.tile;
-        let cols = cols.start * side..cols.end * side;
-        (rows.start * side..rows.end * side)
-            .flat_map(|row| cols.clone().map(move |col| (row, col)))
-            .map(|(row, col)| self.token_at[row * self.grid[1] + col])
-            .collect()
+    /// The tiles that a tile sees: of each row of tiles those behind each other.
+    fn seen(&self, tile: usize) -> Vec<Range<usize>> {
+        let [rows, cols] = self.tiles;
+        let near =
+            |at: usize, tiles: usize| at.saturating_sub(self.radius)..(at + self.radius + 1).min(tiles);
+        let across = near(tile % cols, cols);
+        near(tile / cols, rows).map(|row| row * cols + across.start..row * cols + across.end).collect()
     }
 }
 
-fn neighborhood(operands: &[&Tensor], scale: f32, tiling: &Tiling) -> Vec<f32> {
-    let (q, k, v) = (operands[0], operands[1], operands[2]);
-    let [batch, tokens, heads, dim] = [0, 1, 2, 3].map(|axis| q.ty.shape[axis]);
-    let groups = k.ty.shape[2];
-    let (row, kv_row) = (heads * dim, groups * dim);
-    let tiles = [tiling.grid[0] / tiling.tile, tiling.grid[1] / tiling.tile];
-    let gather = |x: &Tensor, row: usize, entry: usize, places: &[usize]| -> Vec<f32> {
-        places
-            .iter()
-            .flat_map(|place| &x.values()[(entry * tokens + place) * row..][..row])
-            .copied()
-            .collect()
-    };
-    let near =
-        |tile: usize, tiles: usize| tile.saturating_sub(tiling.radius)..(tile + tiling.radius + 1).min(tiles);
-    let all: Vec<(Vec<usize>, Vec<f32>)> = (0..batch * tiles[0] * tiles[1])
-        .into_par_iter()
-        .map(|index| {
-            let (entry, place) = (index / (tiles[0] * tiles[1]), index % (tiles[0] * tiles[1]));
-            let (down, right) = (place / tiles[1], place % tiles[1]);
-            let own = tiling.tokens(down..down + 1, right..right + 1);
-            let seen = tiling.tokens(near(down, tiles[0]), near(right, tiles[1]));
-            let (k, v) = (gather(k, kv_row, entry, &seen), gather(v, kv_row, entry, &seen));
-            let part = Keys { k: &k, v: &v, keys: seen.len(), groups, heads, dim, scale };
-            let mut out = vec![0.0; own.len() * row];
-            part.attend(&gather(q, row, entry, &own), &mut out, &mut Vec::new(), &|_, _| {});
-            (own.iter().map(|token| entry * tokens + token).collect(), out)
-        })
-        .collect();
-    let mut values = vec![0.0; q.ty.count()];
-    for (places, numbers) in all {
-        for (place, numbers) in places.into_iter().zip(numbers.chunks_exact(row)) {
-            values[place * row..][..row].copy_from_slice(numbers);
+fn neighborhood(call: &Call, scale: f32, tiling: &Tiling) -> Vec<f32> {
+    let sizes = sizes(call);
+    let mut values = call.fresh();
+    let (q, k, v) = (call.values(0), call.values(1), call.values(2));
+    let (tile, order) = (tiling.tokens, tiling.order.as_deref());
+    let attend = Attend { sizes, scale, q, k, v, mask: None, causal: false, tile, block: tile, order };
+    attend.run(&mut values, &|tile| tiling.seen(tile));
+    let Some(order) = order else { return values };
+    // Back from tiles: each token reads its place.
+    let mut place_of = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(place, &token)| place_of[token] = place);
+    let (tokens, row) = (order.len(), sizes.heads * sizes.dim);
+    let mut moved = call.fresh();
+    row_blocks(&mut moved, row, |first, block| {
+        for (token, to) in block.chunks_exact_mut(row).enumerate() {
+            let token = first + token;
+            let place = token / tokens * tokens + place_of[token % tokens];
+            to.copy_from_slice(&values[place * row..][..row]);
         }
-    }
-    values
+    });
+    call.pool.give(values);
+    moved
 }

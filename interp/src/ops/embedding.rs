@@ -1,21 +1,21 @@
 use snapc_ir::ops::Embedding;
-use snapc_ir::{Error, Result, TensorType};
-use snapc_weights::Tensor;
+use snapc_ir::{Error, Result};
 
-use super::{Execute, one};
+use super::{Call, Execute};
+use crate::value::Value;
 
 impl Execute for Embedding {
-    fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
-        let (ids, table) = (operands[0].integers(), operands[1]);
+    fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
+        let (ids, table) = (call.operands[0].integers(), &call.operands[1]);
         let (rows, width) = (table.ty.shape[0], table.ty.shape[1]);
-        let mut values = Vec::with_capacity(results[0].count());
+        let mut values = Vec::with_capacity(call.results[0].count());
         for &id in ids {
             let row = usize::try_from(id).ok().filter(|&row| row < rows).ok_or_else(|| {
                 Error::input(format!("the id {id} is outside the table of {rows} rows"))
                     .help("do the tokenizer and the text encoder belong to each other?")
             })?;
-            values.extend_from_slice(&table.values()[row * width..][..width]);
+            table.append(row * width..(row + 1) * width, &mut values);
         }
-        one(results[0], values)
+        call.one(values)
     }
 }

@@ -1,23 +1,21 @@
+use snapc_ir::Result;
 use snapc_ir::ops::Linear;
-use snapc_ir::{Result, TensorType};
-use snapc_weights::Tensor;
 
-use super::{Execute, one};
+use super::{Call, Execute};
 use crate::gemm::{Matrix, product};
+use crate::kernels::add_row;
+use crate::value::Value;
 
 impl Execute for Linear {
-    fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
-        let (x, weight) = (operands[0], operands[1]);
-        let (out, inner) = (weight.ty.shape[0], weight.ty.shape[1]);
-        let rows = x.ty.count() / inner;
-        let mut values = vec![0.0; rows * out];
-        let weight = Matrix::new(weight.values(), out, inner).t();
-        product(&mut values, out, Matrix::new(x.values(), rows, inner), weight, 1.0, true);
-        if let Some(bias) = operands.get(2) {
-            for row in values.chunks_exact_mut(out) {
-                row.iter_mut().zip(bias.values()).for_each(|(value, bias)| *value += bias);
-            }
+    fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
+        let (out, inner) = (call.shape(1)[0], call.shape(1)[1]);
+        let rows = call.values(0).len() / inner;
+        let mut values = call.fresh();
+        let weight = Matrix::new(call.values(1), out, inner).t();
+        product(&mut values, out, Matrix::new(call.values(0), rows, inner), weight, 1.0, true);
+        if let Some(bias) = call.optional(2) {
+            add_row(&mut values, bias);
         }
-        one(results[0], values)
+        call.one(values)
     }
 }

@@ -1,19 +1,19 @@
 use rayon::prelude::*;
 use snapc_ir::ops::Matmul;
 use snapc_ir::{Result, TensorType};
-use snapc_weights::Tensor;
 
-use super::{Execute, one};
+use super::{Call, Execute};
 use crate::gemm::{Matrix, product};
+use crate::value::Value;
 
 impl Execute for Matmul {
-    fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
-        let (a, b) = (operands[0], operands[1]);
-        let (outer, inner) = results[0].shape.split_at(results[0].rank() - 2);
+    fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
+        let (a, b) = (&call.operands[0], &call.operands[1]);
+        let (outer, inner) = call.results[0].shape.split_at(call.results[0].rank() - 2);
         let (rows, cols, depth) = (inner[0], inner[1], a.ty.last());
-        let mut values = vec![0.0; results[0].count()];
-        let batches = values.len() / (rows * cols);
-        values.par_chunks_exact_mut(rows * cols).enumerate().for_each(|(batch, out)| {
+        let mut values = call.fresh();
+        let batches = values.len() / (rows * cols).max(1);
+        values.par_chunks_exact_mut((rows * cols).max(1)).enumerate().for_each(|(batch, out)| {
             let a = &a.values()[place(batch, outer, &a.ty) * rows * depth..];
             let b = &b.values()[place(batch, outer, &b.ty) * depth * cols..];
             let a = Matrix::new(a, rows, depth);
@@ -21,7 +21,7 @@ impl Execute for Matmul {
                 if self.transpose_b { Matrix::new(b, cols, depth).t() } else { Matrix::new(b, depth, cols) };
             product(out, cols, a, b, 1.0, batches == 1);
         });
-        one(results[0], values)
+        call.one(values)
     }
 }
 

@@ -1,34 +1,69 @@
-use snapc_ir::ops::Rotary;
-use snapc_ir::{Pairs, Result, TensorType};
-use snapc_weights::Tensor;
+use std::collections::BTreeMap;
 
-use super::{Execute, one};
+use snapc_ir::ops::Rotary;
+use snapc_ir::{Pairs, Result};
+
+use super::{Call, Execute};
+use crate::kernels::{row_blocks, vectorised};
+use crate::value::Value;
 
 impl Execute for Rotary {
-    fn execute(&self, operands: &[&Tensor], results: &[&TensorType]) -> Result<Vec<Tensor>> {
-        let shape = &results[0].shape;
+    fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
+        let shape = &call.results[0].shape;
         let (tokens, heads, dim) = (shape[1], shape[2], shape[3]);
         let positions = self.grid.positions();
-        // Of each axis where its first numbers and its second ones begin, in quarters of a head.
-        let quarters = match self.pairs {
+        let quarter = dim / 4;
+        let theta = f64::from(self.theta);
+        let speeds: Vec<f64> =
+            (0..quarter).map(|pair| theta.powf(-2.0 * pair as f64 / (dim / 2) as f64)).collect();
+        // The quarters of a head that a rotation reads, first and second, and the axis whose angle it takes.
+        let pairs = match self.pairs {
             Pairs::ByAxis => [[0, 1], [2, 3]],
             Pairs::ByHalf => [[0, 2], [1, 3]],
         };
-        let mut values = operands[0].values().to_vec();
-        for (index, token) in values.chunks_exact_mut(heads * dim).enumerate() {
-            for (axis, position) in positions[index % tokens].into_iter().enumerate() {
-                for pair in 0..dim / 4 {
-                    let angle = position * f64::from(self.theta).powf(-2.0 * pair as f64 / (dim / 2) as f64);
-                    let (sin, cos) = (angle.sin() as f32, angle.cos() as f32);
-                    let [first, second] = quarters[axis].map(|quarter| quarter * (dim / 4) + pair);
-                    for head in token.chunks_exact_mut(dim) {
-                        let (x, y) = (head[first], head[second]);
-                        head[first] = x * cos - y * sin;
-                        head[second] = y * cos + x * sin;
-                    }
+        // Each angle is the same for all heads: a table of cos and sin a token.
+        let mut table = vec![0.0f32; tokens * dim];
+        row_blocks(&mut table, dim, |first, block| {
+            // Tokens of a row or a column have the same number there.
+            let mut known: BTreeMap<u64, Vec<f32>> = BTreeMap::new();
+            for (token, angles) in block.chunks_exact_mut(dim).enumerate() {
+                for (axis, position) in positions[first + token].into_iter().enumerate() {
+                    let turned = known.entry(position.to_bits()).or_insert_with(|| {
+                        let cos = speeds.iter().map(|speed| (position * speed).cos() as f32);
+                        cos.chain(speeds.iter().map(|speed| (position * speed).sin() as f32)).collect()
+                    });
+                    angles[2 * axis * quarter..][..2 * quarter].copy_from_slice(turned);
                 }
             }
+        });
+        let mut values = call.own(0);
+        row_blocks(&mut values, heads * dim, |first, block| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (token, numbers) in block.chunks_exact_mut(heads * dim).enumerate() {
+                        let angles = &table[(first + token) % tokens * dim..][..dim];
+                        for head in numbers.chunks_exact_mut(dim) {
+                            turn(head, angles, pairs);
+                        }
+                    }
+                },
+            );
+        });
+        call.one(values)
+    }
+}
+
+/// Turns the pairs of one head.
+#[inline(always)]
+fn turn(head: &mut [f32], angles: &[f32], pairs: [[usize; 2]; 2]) {
+    let quarter = head.len() / 4;
+    for (angles, [first, second]) in angles.chunks_exact(2 * quarter).zip(pairs) {
+        let (cos, sin) = angles.split_at(quarter);
+        let (front, back) = head.split_at_mut(second * quarter);
+        let (xs, ys) = (&mut front[first * quarter..][..quarter], &mut back[..quarter]);
+        for ((x, y), (cos, sin)) in xs.iter_mut().zip(ys).zip(cos.iter().zip(sin)) {
+            (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
         }
-        one(results[0], values)
     }
 }

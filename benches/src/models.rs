@@ -1,0 +1,56 @@
+use std::path::Path;
+
+use snapc_backend::{Part, legalize};
+use snapc_driver::{MinOs, Precision, Target};
+use snapc_frontends::{Part as PartName, Pipeline};
+use snapc_ir::{Error, Graph, Result};
+use snapc_passes::{Pass, Slice, Standard, run, standard};
+use snapc_weights::Store;
+
+/// The transformer of the one-tenth-depth `small` of the paper, in f32.
+pub struct Tenth {
+    /// As it is imported and sliced: what `snapc run` interprets.
+    pub plain: Graph,
+    /// Behind the standard passes, without a schedule: what a backend takes.
+    pub velocity: Graph,
+    /// Its weights.
+    pub store: Store,
+}
+
+impl Tenth {
+    /// From a folder; it is made where there is none.
+    ///
+    /// # Errors
+    /// If the pipeline cannot be written or read.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.join("model_index.json").is_file() {
+            let tenth = xtask::model::CONFIGS.into_iter().find(|config| config.name == "tenth");
+            let tenth = tenth.ok_or_else(|| Error::bug("there is no config `tenth`"))?;
+            let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/shapes");
+            xtask::supernet(&tenth, &template, folder, false)
+                .map_err(|error| Error::io("make", folder, &error))?;
+        }
+        let pipeline = Pipeline::open(folder)?;
+        let latent = pipeline.latent_size(None)?;
+        let imported = pipeline.import(PartName::Transformer, 1, latent)?;
+        let widths = (pipeline.width(), pipeline.subnet("small")?);
+        let passes = Standard { widths, baking: None, precision: Precision::F32, weights_only: true };
+        let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
+        let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage(), &nothing), None)?;
+        let plain = Slice { from: widths.0, to: widths.1 }.run(&imported.graph)?;
+        Ok(Tenth { plain, velocity, store: imported.store })
+    }
+}
+
+/// Writes the artifact of a graph; what was there is replaced.
+///
+/// # Errors
+/// If the target cannot say the graph, or the artifact cannot be written.
+pub fn write(graph: &Graph, target: Target, store: &Store, path: &Path) -> Result<()> {
+    let backend = target.backend(MinOs::default());
+    let legal = legalize(graph, backend.as_ref())?;
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).map_err(|error| Error::io("replace", path, &error))?;
+    }
+    backend.write(&Part { graph: &legal, store, facts: &[] }, path, &mut |_| {})
+}

@@ -1,0 +1,376 @@
+//! Attention without a matrix of scores. Keys and values are packed once; then each block of queries, as columns, goes through the keys
+//! that it sees: scores of as many queries as fill a tile, softmax down the columns, and their sums of values.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use snapc_ir::ops::MASKED;
+
+use super::functions::exp;
+use super::tile::{ROWS, WIDEST, multiply, store, zeros};
+use super::{blocks, row_blocks};
+
+/// Sizes of an attention: `q [batch, queries, heads, dim]`, `k` and `v [batch, keys, groups, dim]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Batch entries.
+    pub batch: usize,
+    /// Queries of an entry.
+    pub queries: usize,
+    /// Keys of an entry.
+    pub keys: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads.
+    pub groups: usize,
+    /// Numbers of a head.
+    pub dim: usize,
+}
+
+/// What is attended to what.
+pub struct Attend<'a> {
+    /// The sizes.
+    pub sizes: Sizes,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+    /// Queries.
+    pub q: &'a [f32],
+    /// Keys.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
+    /// 1 for a real key, `[batch, keys]`.
+    pub mask: Option<&'a [f32]>,
+    /// Whether a query sees no key behind its own place.
+    pub causal: bool,
+    /// Keys that lie behind each other and are seen together or not at all: a tile, or all.
+    pub tile: usize,
+    /// Queries of a block; the tiles that a block sees are the same for all its queries.
+    pub block: usize,
+    /// The token at each place, tile by tile; none where tokens lie so.
+    pub order: Option<&'a [usize]>,
+}
+
+/// Keys and values as the products read them. A tile is filled up to whole panels.
+struct Packed {
+    /// `[batch, groups, places / ROWS, dim, ROWS]`.
+    k: Vec<f32>,
+    /// `[batch, groups, dim / ROWS, places, ROWS]`.
+    v: Vec<f32>,
+    /// Places of a tile.
+    stride: usize,
+    /// Places of all tiles.
+    places: usize,
+    /// Panels of a head's numbers.
+    panels: usize,
+}
+
+impl Attend<'_> {
+    fn token(&self, place: usize) -> usize {
+        self.order.map_or(place, |order| order[place])
+    }
+
+    fn pack(&self) -> Packed {
+        let Sizes { batch, keys, groups, dim, .. } = self.sizes;
+        let stride = self.tile.next_multiple_of(ROWS);
+        let (places, panels) = (keys / self.tile * stride, dim.div_ceil(ROWS));
+        let row = groups * dim;
+        // The key of a place, as where its token's numbers begin; none where a tile is filled up.
+        let start = |pair: usize, place: usize| {
+            let within = place % stride;
+            let token = (within < self.tile).then(|| self.token(place / stride * self.tile + within));
+            token.map(|token| (pair / groups * keys + token) * row + pair % groups * dim)
+        };
+        let mut k = vec![0.0; batch * groups * places * dim];
+        row_blocks(&mut k, dim * ROWS, |first, block| {
+            for (panel, numbers) in block.chunks_exact_mut(dim * ROWS).enumerate() {
+                let (pair, panel) = ((first + panel) / (places / ROWS), (first + panel) % (places / ROWS));
+                for lane in 0..ROWS {
+                    let Some(start) = start(pair, panel * ROWS + lane) else { continue };
+                    let key = &self.k[start..start + dim];
+                    numbers.as_chunks_mut::<ROWS>().0.iter_mut().zip(key).for_each(|(to, x)| to[lane] = *x);
+                }
+            }
+        });
+        let mut v = vec![0.0; batch * groups * panels * ROWS * places];
+        row_blocks(&mut v, places * ROWS, |first, block| {
+            for (panel, numbers) in block.chunks_exact_mut(places * ROWS).enumerate() {
+                let (pair, panel) = ((first + panel) / panels, (first + panel) % panels);
+                let size = ROWS.min(dim - panel * ROWS);
+                for (place, to) in numbers.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+                    let Some(start) = start(pair, place) else { continue };
+                    to[..size].copy_from_slice(&self.v[start + panel * ROWS..][..size]);
+                }
+            }
+        });
+        Packed { k, v, stride, places, panels }
+    }
+
+    /// Writes `[batch, queries, heads, dim]`, queries as `order` lays them. `seen(block)` gives the tiles that a block sees.
+    pub fn run(&self, out: &mut [f32], seen: &(dyn Fn(usize) -> Vec<Range<usize>> + Sync)) {
+        let Sizes { batch, queries, heads, dim, .. } = self.sizes;
+        if out.is_empty() {
+            return;
+        }
+        let packed = self.pack();
+        let row = heads * dim;
+        for (entry, out) in out.chunks_exact_mut(out.len() / batch).enumerate() {
+            debug_assert_eq!(out.len(), queries * row);
+            blocks(out, self.block * row, |number, out| {
+                let tiles = seen(number);
+                let first = number * self.block;
+                Arch::new().dispatch(Block { all: self, packed: &packed, entry, first, tiles: &tiles, out });
+            });
+        }
+    }
+}
+
+/// A block of queries.
+struct Block<'a> {
+    all: &'a Attend<'a>,
+    packed: &'a Packed,
+    entry: usize,
+    /// The place of its first query.
+    first: usize,
+    tiles: &'a [Range<usize>],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Two vectors a row where the sums of a tile then stay in registers.
+        if S::REGISTER_COUNT >= 32 && 2 * S::F32_LANES <= WIDEST {
+            self.columns::<S, 2>(simd);
+        } else {
+            self.columns::<S, 1>(simd);
+        }
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize>(mut self, simd: S) {
+        let Sizes { heads, groups, dim, .. } = self.all.sizes;
+        let width = N * S::F32_LANES;
+        let repeat = heads / groups;
+        let rows = self.out.len() / (heads * dim) * repeat;
+        let places = self.tiles.iter().map(|tiles| tiles.len() * self.packed.stride).sum::<usize>();
+        let mut scores = vec![0.0; places * width];
+        let mut q = vec![0.0; dim * width];
+        for group in 0..groups {
+            for start in (0..rows).step_by(width) {
+                let count = width.min(rows - start);
+                self.pack_queries(&mut q, width, group, start..start + count);
+                self.score::<S, N>(simd, &q, &mut scores, group);
+                self.change(&mut scores, width, start..start + count);
+                let sums = softmax_columns(&mut scores, width);
+                self.sum_values::<S, N>(simd, &scores, group, start..start + count, &sums);
+            }
+        }
+    }
+
+    /// Rows are the heads of a group at one token, then those at the next.
+    #[inline(always)]
+    fn pack_queries(&self, q: &mut [f32], width: usize, group: usize, rows: Range<usize>) {
+        let Sizes { queries, heads, groups, dim, .. } = self.all.sizes;
+        let repeat = heads / groups;
+        q.fill(0.0);
+        for (column, row) in rows.enumerate() {
+            let token = self.all.token(self.first + row / repeat);
+            let head = group * repeat + row % repeat;
+            let start = ((self.entry * queries + token) * heads + head) * dim;
+            let query = &self.all.q[start..start + dim];
+            for (to, x) in q.chunks_exact_mut(width).zip(query) {
+                to[column] = x * self.all.scale;
+            }
+        }
+    }
+
+    /// Scores `[places, width]`.
+    #[inline(always)]
+    fn score<S: Simd, const N: usize>(&self, simd: S, q: &[f32], scores: &mut [f32], group: usize) {
+        let Sizes { groups, dim, .. } = self.all.sizes;
+        let Packed { k, stride, places, .. } = self.packed;
+        let k = &k[(self.entry * groups + group) * places * dim..][..places * dim];
+        let mut rest = scores.chunks_exact_mut(ROWS * N * S::F32_LANES);
+        for tiles in self.tiles {
+            let k = &k[tiles.start * stride * dim..tiles.end * stride * dim];
+            for (k, scores) in k.chunks_exact(dim * ROWS).zip(&mut rest) {
+                let mut tile = zeros::<S, N>(simd);
+                multiply(simd, &mut tile, k, q);
+                store::<S, N>(&tile, scores);
+            }
+        }
+    }
+
+    /// What is no key gets no weight; masks.
+    #[inline(always)]
+    fn change(&self, scores: &mut [f32], width: usize, rows: Range<usize>) {
+        let Attend { sizes, mask, causal, tile, .. } = self.all;
+        let stride = self.packed.stride;
+        if *tile < stride {
+            for tile_scores in scores.chunks_exact_mut(stride * width) {
+                tile_scores[tile * width..].fill(f32::NEG_INFINITY);
+            }
+        }
+        // Only where all keys are one tile.
+        if let Some(mask) = mask {
+            let mask = &mask[self.entry * sizes.keys..][..sizes.keys];
+            for (scores, mask) in scores.chunks_exact_mut(width).zip(mask) {
+                let bias = (mask - 1.0) * -MASKED;
+                scores.iter_mut().for_each(|score| *score += bias);
+            }
+        }
+        if *causal {
+            let repeat = sizes.heads / sizes.groups;
+            for (column, row) in rows.enumerate() {
+                let query = self.first + row / repeat;
+                let behind = scores[..sizes.keys * width].chunks_exact_mut(width).skip(query + 1);
+                behind.for_each(|scores| scores[column] += MASKED);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sum_values<S: Simd, const N: usize>(
+        &mut self,
+        simd: S,
+        scores: &[f32],
+        group: usize,
+        rows: Range<usize>,
+        sums: &[f32; WIDEST],
+    ) {
+        let Sizes { heads, groups, dim, .. } = self.all.sizes;
+        let Packed { v, stride, places, panels, .. } = self.packed;
+        let (width, repeat) = (N * S::F32_LANES, heads / groups);
+        let v = &v[(self.entry * groups + group) * panels * places * ROWS..];
+        for panel in 0..*panels {
+            let v = &v[panel * places * ROWS..][..places * ROWS];
+            let mut tile = zeros::<S, N>(simd);
+            let mut rest = scores;
+            for tiles in self.tiles {
+                let (now, later) = rest.split_at(tiles.len() * stride * width);
+                multiply(simd, &mut tile, &v[tiles.start * stride * ROWS..tiles.end * stride * ROWS], now);
+                rest = later;
+            }
+            let mut columns = [0.0; ROWS * WIDEST];
+            store::<S, N>(&tile, &mut columns[..ROWS * width]);
+            let size = ROWS.min(dim - panel * ROWS);
+            for (column, row) in rows.clone().enumerate() {
+                let head = group * repeat + row % repeat;
+                let out = &mut self.out[(row / repeat * heads + head) * dim + panel * ROWS..][..size];
+                for (to, numbers) in out.iter_mut().zip(columns.chunks_exact(width)) {
+                    *to = numbers[column] / sums[column];
+                }
+            }
+        }
+    }
+}
+
+/// The numerators of a softmax down each column, and their sums.
+#[inline(always)]
+fn softmax_columns(scores: &mut [f32], width: usize) -> [f32; WIDEST] {
+    let (mut largest, mut sums) = ([f32::NEG_INFINITY; WIDEST], [0.0; WIDEST]);
+    for row in scores.chunks_exact(width) {
+        for (most, &x) in largest[..width].iter_mut().zip(row) {
+            *most = if x > *most { x } else { *most };
+        }
+    }
+    for row in scores.chunks_exact_mut(width) {
+        for ((x, most), sum) in row.iter_mut().zip(&largest[..width]).zip(&mut sums[..width]) {
+            *x = exp(*x - most);
+            *sum += *x;
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 * 0.004 - 2.0).collect()
+    }
+
+    /// The plain loops, in f64. `sees(query, key)` are tokens.
+    fn plain(all: &Attend, sees: &dyn Fn(usize, usize) -> bool) -> Vec<f64> {
+        let Sizes { batch, queries, keys, heads, groups, dim } = all.sizes;
+        let mut out = Vec::new();
+        for (entry, query, head) in
+            (0..batch).flat_map(|b| (0..queries).flat_map(move |n| (0..heads).map(move |h| (b, n, h))))
+        {
+            let group = head / (heads / groups);
+            let key = |key: usize| ((entry * keys + key) * groups + group) * dim;
+            let q = &all.q[((entry * queries + query) * heads + head) * dim..][..dim];
+            let score = |place: usize| -> f64 {
+                let products = q.iter().zip(&all.k[key(place)..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
+                let mask =
+                    all.mask.map_or(0.0, |mask| f64::from((mask[entry * keys + place] - 1.0) * -MASKED));
+                products.sum::<f64>() * f64::from(all.scale) + mask
+            };
+            let seen: Vec<usize> = (0..keys).filter(|&key| sees(query, key)).collect();
+            let scores: Vec<f64> = seen.iter().map(|&key| score(key)).collect();
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for number in 0..dim {
+                let values = seen.iter().map(|&place| f64::from(all.v[key(place) + number]));
+                out.push(values.zip(&weights).map(|(v, weight)| v * weight).sum::<f64>() / sum);
+            }
+        }
+        out
+    }
+
+    fn check(found: &[f32], expected: &[f64]) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn dense_as_the_plain_loops() {
+        for (queries, keys, heads, groups, dim) in
+            [(1, 1, 1, 1, 1), (5, 13, 4, 2, 7), (70, 33, 3, 3, 16), (129, 200, 6, 2, 64)]
+        {
+            for (masked, causal) in [(false, false), (true, false), (false, true)] {
+                let keys = if causal { queries } else { keys };
+                let sizes = Sizes { batch: 2, queries, keys, heads, groups, dim };
+                let [q, k, v] = [(queries * heads, 1), (keys * groups, 2), (keys * groups, 3)]
+                    .map(|(rows, seed)| numbers(2 * rows * dim, seed));
+                let mask: Vec<f32> = (0..2 * keys).map(|at| f32::from(u8::from(at % 3 != 1))).collect();
+                let mask = masked.then_some(&mask[..]);
+                let (q, k, v) = (&q[..], &k[..], &v[..]);
+                let all =
+                    Attend { sizes, scale: 0.05, q, k, v, mask, causal, tile: keys, block: 64, order: None };
+                let mut out = vec![0.0; q.len()];
+                all.run(&mut out, &|_| std::iter::once(0..1).collect());
+                check(&out, &plain(&all, &|query, key| !causal || key <= query));
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_as_the_plain_loops() {
+        for (tile, tiles) in [(1, 5), (4, 3), (9, 4), (16, 6)] {
+            let keys = tile * tiles;
+            let sizes = Sizes { batch: 1, queries: keys, keys, heads: 4, groups: 2, dim: 8 };
+            let [q, k, v] = [(4, 1), (2, 2), (2, 3)].map(|(rows, seed)| numbers(keys * rows * 8, seed));
+            // Tokens lie backwards.
+            let order: Vec<usize> = (0..keys).rev().collect();
+            let (q, k, v, order) = (&q[..], &k[..], &v[..], Some(&order[..]));
+            let all =
+                Attend { sizes, scale: 0.3, q, k, v, mask: None, causal: false, tile, block: tile, order };
+            let mut out = vec![0.0; q.len()];
+            let near = |tile: usize| tile.saturating_sub(1)..(tile + 2).min(tiles);
+            all.run(&mut out, &|tile| vec![near(tile)]);
+            let of = |token: usize| (keys - 1 - token) / tile;
+            let expected = plain(&all, &|query, key| near(of(query)).contains(&of(key)));
+            let backwards: Vec<f64> = expected.rchunks_exact(4 * 8).flatten().copied().collect();
+            check(&out, &backwards);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use std::sync::Arc;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use snapc_ir::{DType, TensorType};
+use snapc_weights::{Data, Tensor};
+
+use crate::pool::Pool;
+
+/// Numbers that are worth holding in two bytes.
+const LARGE: usize = 1 << 18;
+/// Numbers that one thread changes at once.
+const BLOCK: usize = 1 << 14;
+
+/// Numbers of a value, shared by all that have the same ones.
+#[derive(Clone, Debug)]
+pub enum Numbers {
+    /// Of an f32 or f16 value.
+    Float(Arc<Vec<f32>>),
+    /// Of an i32 value.
+    Int(Arc<Vec<i32>>),
+    /// Of a large weight whose every number is one of f16.
+    Half(Arc<Vec<f16>>),
+    /// And of bf16.
+    Brain(Arc<Vec<bf16>>),
+}
+
+/// A value of a running graph.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Its type.
+    pub ty: TensorType,
+    /// Its numbers, row-major.
+    pub numbers: Numbers,
+}
+
+impl Value {
+    /// A floating-point value; the numbers of an f16 one are rounded here.
+    pub fn float(ty: TensorType, mut values: Vec<f32>) -> Self {
+        debug_assert_eq!(values.len(), ty.count());
+        if ty.dtype == DType::F16 {
+            values.par_chunks_mut(BLOCK).for_each(round);
+        }
+        Value { ty, numbers: Numbers::Float(Arc::new(values)) }
+    }
+
+    /// From a tensor.
+    pub fn new(tensor: Tensor) -> Self {
+        let numbers = match tensor.data {
+            Data::F32(values) => Numbers::Float(Arc::new(values)),
+            Data::I32(values) => Numbers::Int(Arc::new(values)),
+        };
+        Value { ty: tensor.ty, numbers }
+    }
+
+    /// A weight: a large one is held in two bytes a number where that loses none.
+    pub fn weight(tensor: Tensor) -> Self {
+        let numbers = match &tensor.data {
+            Data::F32(values) if values.len() >= LARGE => narrow(values),
+            _ => None,
+        };
+        match numbers {
+            Some(numbers) => Value { ty: tensor.ty, numbers },
+            None => Value::new(tensor),
+        }
+    }
+
+    /// As a tensor; copied where others share the numbers.
+    pub fn into_tensor(self) -> Tensor {
+        let data = match self.numbers {
+            Numbers::Float(values) => Data::F32(Arc::try_unwrap(values).unwrap_or_else(|all| all.to_vec())),
+            Numbers::Int(values) => Data::I32(Arc::try_unwrap(values).unwrap_or_else(|all| all.to_vec())),
+            Numbers::Half(values) => Data::F32(values.to_f32_vec()),
+            Numbers::Brain(values) => Data::F32(values.to_f32_vec()),
+        };
+        Tensor { ty: self.ty, data }
+    }
+
+    /// The numbers as f32; none of an integer or a narrow value.
+    pub fn values(&self) -> &[f32] {
+        match &self.numbers {
+            Numbers::Float(values) => values,
+            _ => &[],
+        }
+    }
+
+    /// The numbers as i32; none of a floating-point value.
+    pub fn integers(&self) -> &[i32] {
+        match &self.numbers {
+            Numbers::Int(values) => values,
+            _ => &[],
+        }
+    }
+
+    /// The same numbers in four bytes each.
+    pub fn widened(self, pool: &Pool) -> Self {
+        let values = match &self.numbers {
+            Numbers::Half(stored) => widen(stored, pool.take(stored.len())),
+            Numbers::Brain(stored) => widen(stored, pool.take(stored.len())),
+            _ => return self,
+        };
+        Value { ty: self.ty, numbers: Numbers::Float(Arc::new(values)) }
+    }
+
+    /// Some of the numbers, whatever they are held in, behind those of `values`.
+    pub fn append(&self, range: std::ops::Range<usize>, values: &mut Vec<f32>) {
+        match &self.numbers {
+            Numbers::Float(all) => values.extend_from_slice(&all[range]),
+            Numbers::Half(all) => values.extend(all[range].iter().map(|value| value.to_f32())),
+            Numbers::Brain(all) => values.extend(all[range].iter().map(|value| value.to_f32())),
+            Numbers::Int(_) => {}
+        }
+    }
+
+    /// Gives its buffer back where nothing else has it.
+    pub fn recycle(self, pool: &Pool) {
+        if let Numbers::Float(values) = self.numbers
+            && let Ok(values) = Arc::try_unwrap(values)
+        {
+            pool.give(values);
+        }
+    }
+}
+
+fn widen<T: Sync>(stored: &[T], mut values: Vec<f32>) -> Vec<f32>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let blocks = values.par_chunks_mut(BLOCK).zip(stored.par_chunks(BLOCK));
+    blocks.for_each(|(values, stored)| stored.convert_to_f32_slice(values));
+    values
+}
+
+/// The numbers in two bytes each, where every one comes back.
+fn narrow(values: &[f32]) -> Option<Numbers> {
+    // A few tell most weights apart before any buffer is made.
+    let some = || values.iter().step_by(values.len() / 64).chain(values.last());
+    let same = |a: f32, b: f32| a.to_bits() == b.to_bits();
+    if some().all(|&value| same(f16::from_f32(value).to_f32(), value)) {
+        let mut stored = vec![f16::ZERO; values.len()];
+        let kept = stored.par_chunks_mut(BLOCK).zip(values.par_chunks(BLOCK)).all(|(stored, values)| {
+            stored.convert_from_f32_slice(values);
+            let mut back = vec![0.0; values.len()];
+            stored.convert_to_f32_slice(&mut back);
+            back.iter().zip(values).all(|(&back, &value)| same(back, value))
+        });
+        if kept {
+            return Some(Numbers::Half(Arc::new(stored)));
+        }
+    }
+    // A bf16 number is an f32 number that ends in 16 zeros.
+    let whole = |value: &f32| value.to_bits() & 0xffff == 0;
+    if !some().all(whole) || !values.par_chunks(BLOCK).all(|values| values.iter().all(whole)) {
+        return None;
+    }
+    let stored = values.iter().map(|value| bf16::from_bits((value.to_bits() >> 16) as u16)).collect();
+    Some(Numbers::Brain(Arc::new(stored)))
+}
+
+/// Rounds to f16: nearest, ties to even.
+fn round(values: &mut [f32]) {
+    let mut stored = [f16::ZERO; 512];
+    for values in values.chunks_mut(stored.len()) {
+        let stored = &mut stored[..values.len()];
+        stored.convert_from_f32_slice(values);
+        stored.convert_to_f32_slice(values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(of: impl Fn(usize) -> f32) -> Value {
+        Value::weight(Tensor::f32([LARGE + 7], (0..LARGE + 7).map(of).collect()))
+    }
+
+    #[test]
+    fn narrow_weights_come_back() {
+        let half = weight(|at| f16::from_f32(at as f32 * 0.37).to_f32());
+        let brain = weight(|at| bf16::from_f32(at as f32 * 1e9).to_f32());
+        let full = weight(|at| at as f32 * 0.37);
+        assert!(matches!(half.numbers, Numbers::Half(_)));
+        assert!(matches!(brain.numbers, Numbers::Brain(_)));
+        assert!(matches!(full.numbers, Numbers::Float(_)));
+        let pool = Pool::default();
+        assert_eq!(half.widened(&pool).values()[3], f16::from_f32(3.0 * 0.37).to_f32());
+        assert_eq!(brain.widened(&pool).values()[5], bf16::from_f32(5e9).to_f32());
+    }
+
+    #[test]
+    fn rounds_as_half_does() {
+        let values: Vec<f32> = (0..3000).map(|at| (at as f32 - 1500.0) * 0.123_456).collect();
+        let ty = TensorType::new(DType::F16, [values.len()]);
+        let rounded = Value::float(ty, values.clone());
+        let expected: Vec<f32> = values.iter().map(|&value| f16::from_f32(value).to_f32()).collect();
+        assert_eq!(rounded.values(), expected);
+    }
+}
