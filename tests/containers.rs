@@ -230,6 +230,11 @@ fn onnx_read_back() {
     written_and_read_back(Target::Onnx, &[MinOs::default()]);
 }
 
+#[test]
+fn tflite_read_back() {
+    written_and_read_back(Target::TfLite, &[MinOs::default()]);
+}
+
 fn run_by(target: Target, min_os: MinOs, exact: bool, bound: f64) {
     let backend = target.backend(min_os);
     let folder = tempfile::tempdir().unwrap();
@@ -259,4 +264,10 @@ fn run_by(target: Target, min_os: MinOs, exact: bool, bound: f64) {
 fn run_by_onnx_runtime() {
     run_by(Target::Onnx, MinOs::default(), true, F32);
     run_by(Target::Onnx, MinOs::default(), false, DYNAMIC);
+}
+
+/// XNNPACK rounds the rows of x to 8 bits where a FULLY_CONNECTED has codes.
+#[test]
+fn run_by_litert() {
+    run_by(Target::TfLite, MinOs::default(), false, DYNAMIC);
 }
