@@ -138,7 +138,7 @@ fn cases() -> Vec<Case> {
     for encoding in [Encoding::int(8, None)].into_iter().chain(palettes()).chain(grouped()) {
         all.push(case("conv", encoding, [&[1, 6, 5, 4], &[8, 6, 3, 3]], conv));
         all.push(case("pointwise", encoding, [&[2, 6, 3, 3], &[8, 6, 1, 1]], conv));
-        all.push(case("patches", encoding, [&[1, 3, 6, 4], &[4, 3, 2, 2]], patches));
+        all.push(case("patches", encoding, [&[1, 3, 6, 4], &[8, 3, 2, 2]], patches));
     }
     all
 }
@@ -209,7 +209,13 @@ fn written_and_read_back(target: Target, versions: &[MinOs]) {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join(backend.artifact("case"));
                 let told = write(backend.as_ref(), &legal, &path);
-                assert_eq!(told, legal.weight_bytes(), "{what}");
+                // Core ML's few numbers in the model file are not told of.
+                let few = |weight: &&Weight| target == Target::CoreMl && weight.coded().is_none();
+                let untold: u64 = legal.weights().iter().filter(few).map(Weight::stored_bytes).sum();
+                assert!(
+                    (legal.weight_bytes() - untold..=legal.weight_bytes()).contains(&told),
+                    "{what}: {told}"
+                );
                 let (read, store) = backend.read(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
                 let here = decoded(&legal, &Store::empty(), &|weight| weight.coded().is_some());
                 let is_coded = |weight: &Weight| match &weight.source {
@@ -233,6 +239,11 @@ fn onnx_read_back() {
 #[test]
 fn tflite_read_back() {
     written_and_read_back(Target::TfLite, &[MinOs::default()]);
+}
+
+#[test]
+fn coreml_read_back() {
+    written_and_read_back(Target::CoreMl, &MinOs::ALL);
 }
 
 fn run_by(target: Target, min_os: MinOs, exact: bool, bound: f64) {
@@ -270,4 +281,12 @@ fn run_by_onnx_runtime() {
 #[test]
 fn run_by_litert() {
     run_by(Target::TfLite, MinOs::default(), false, DYNAMIC);
+}
+
+/// coremltools loads every package, and its own decompression gives the weights.
+#[test]
+fn evaluated_by_coremltools() {
+    for min_os in [MinOs::Ios16, MinOs::Ios18] {
+        run_by(Target::CoreMl, min_os, false, F32);
+    }
 }

@@ -221,7 +221,7 @@ fn damaged_weight_files() {
     refused("very many blobs", "metadata should be at", &|bytes| bytes[..4].fill(0xFF));
     refused("too few blobs", "blobs end at", &|bytes| bytes[0] -= 1);
     refused("no sentinel", "has no metadata", &|bytes| bytes[64] ^= 1);
-    refused("another type", "of type 3", &|bytes| bytes[68] = 3);
+    refused("another type", "of type 7", &|bytes| bytes[68] = 7);
     refused("the other type", "its blob has", &|bytes| bytes[68] = 1);
     refused("an empty blob", "has 0 bytes", &|bytes| bytes[72..80].fill(0));
     refused("a huge blob", "ends behind the file", &|bytes| bytes[72..80].fill(0xFC));
