@@ -2,7 +2,7 @@
 //! ours. What a format cannot hold is refused before a byte is written.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use snapc_backend::{Backend, LegalGraph, Part, legalize};
@@ -288,5 +288,66 @@ fn run_by_litert() {
 fn evaluated_by_coremltools() {
     for min_os in [MinOs::Ios16, MinOs::Ios18] {
         run_by(Target::CoreMl, min_os, false, F32);
+    }
+}
+
+/// One product and no more: neither a cast of scales nor a dequantized weight is left.
+#[test]
+fn onnx_runtime_fuses_codes() {
+    let encodings = [Encoding::int(8, None), Encoding::int(4, None), Encoding::int(4, Some(32))];
+    for encoding in encodings {
+        let case = case("fused", encoding, [&[3, 64], &[32, 64]], linear);
+        let backend = Target::Onnx.backend(MinOs::default());
+        let weights_in_half =
+            PrecisionPass { precision: Precision::F16, weights_only: true }.run(&case.graph).unwrap();
+        for graph in [&case.graph, &weights_in_half] {
+            let legal = legalize(graph, backend.as_ref()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("case");
+            write(backend.as_ref(), &legal, &path);
+            let expected = BTreeMap::from([("MatMulNBits".to_string(), 1)]);
+            assert_eq!(runtimes::fused(&path), expected, "{}", case.name);
+        }
+    }
+}
+
+/// Bytes a weight of a linear of 1024 x 1024, all of the artifact counted.
+#[test]
+fn bytes_a_weight() {
+    let table = [
+        (Encoding::int(8, None), 1.03),
+        (Encoding::int(4, None), 0.53),
+        (Encoding::int(4, Some(32)), 0.58),
+        (Encoding::palette(8, None), 1.03),
+        (Encoding::palette(6, None), 0.78),
+        (Encoding::palette(4, None), 0.53),
+        (Encoding::palette(3, None), 0.41),
+        (Encoding::palette(2, None), 0.28),
+    ];
+    for (encoding, most) in table {
+        let case = case("large", encoding, [&[1, 1024], &[1024, 1024]], linear);
+        for (target, min_os) in [
+            (Target::Onnx, MinOs::Ios18),
+            (Target::TfLite, MinOs::Ios18),
+            (Target::CoreMl, MinOs::Ios17),
+            (Target::CoreMl, MinOs::Ios18),
+        ] {
+            if !holds(target, min_os, &case) {
+                continue;
+            }
+            let backend = target.backend(min_os);
+            // In f32 Core ML's scales are f32.
+            let graph = if target == Target::CoreMl { half(&case.graph) } else { case.graph.clone() };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(backend.artifact("case"));
+            write(backend.as_ref(), &legalize(&graph, backend.as_ref()).unwrap(), &path);
+            let bytes: usize = match path.is_dir() {
+                true => snapc_tests::files(&path).values().map(Vec::len).sum(),
+                false => std::fs::read(&path).unwrap().len(),
+            };
+            let found = bytes as f64 / f64::from(1 << 20);
+            println!("{} {min_os} {encoding}: {found:.4}", target.name());
+            assert!(found <= most, "{} {min_os} {encoding}: {found}", target.name());
+        }
     }
 }
