@@ -1,4 +1,5 @@
 //! Weights as codes: what moves them, and that it is the same before and after.
+#![allow(clippy::unwrap_used)]
 
 use snapc_ir::{Coded, Dim, Encoding, Transform, Weight};
 use snapc_weights::{Encoded, Store};
@@ -61,7 +62,7 @@ fn moving_codes_is_moving_numbers() {
             moves.push(vec![Transform::Reshape(vec![shape[0], shape[1] * 9])]);
         }
         for moves in moves {
-            let whole = with(weight(&shape), &[encode.clone()]);
+            let whole = with(weight(&shape), std::slice::from_ref(&encode));
             let numbers = Store::empty().read(&whole).unwrap().values().to_vec();
             let plain = with(Weight::inline("w", numbers, shape.clone()), &moves);
             let expected = Store::empty().read(&plain).unwrap();
@@ -83,7 +84,7 @@ fn slicing_and_blocks_agree() {
     let encode = Transform::Encode(Encoding::int(4, Some(32)));
     let takes =
         [Transform::Take { axis: 0, chunks: 2, keep: 32 }, Transform::Take { axis: 1, chunks: 4, keep: 32 }];
-    let before = with(with(weight(&[128, 256]), &takes), &[encode.clone()]);
+    let before = with(with(weight(&[128, 256]), &takes), std::slice::from_ref(&encode));
     let after = with(with(weight(&[128, 256]), &[encode]), &takes);
     assert_eq!(encoded(&before), encoded(&after));
     assert_eq!(encoded(&before).coded.shape, [64, 128]);

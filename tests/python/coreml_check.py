@@ -42,11 +42,17 @@ RESERVED = set(
     " uint8 uint16 uint32 uint64 state".split()
 )
 # Optional parameters that have no default: leaving them out is how one says that there is none.
-MAY_BE_MISSING = {("linear", "bias"), ("conv", "bias"), ("layer_norm", "gamma"), ("layer_norm", "beta"), ("split", "split_sizes")}
-BLOB_TYPES = {1: (MIL_pb2.FLOAT16, 2), 2: (MIL_pb2.FLOAT32, 4)}
+MAY_BE_MISSING = {("linear", "bias"), ("conv", "bias"), ("layer_norm", "gamma"), ("layer_norm", "beta"), ("split", "split_sizes"),
+                  ("constexpr_blockwise_shift_scale", "offset"), ("constexpr_lut_to_dense", "vector_axis")}
+# Number in the weight file -> type in the program, bits.
+BLOB_TYPES = {
+    1: (MIL_pb2.FLOAT16, 16), 2: (MIL_pb2.FLOAT32, 32), 3: (MIL_pb2.UINT8, 8), 4: (MIL_pb2.INT8, 8), 8: (MIL_pb2.INT4, 4),
+    10: (MIL_pb2.UINT2, 2), 11: (MIL_pb2.UINT4, 4), 12: (MIL_pb2.UINT3, 3), 13: (MIL_pb2.UINT6, 6),
+}
 # The field of an immediate value by its type.
 FIELDS = {
     MIL_pb2.FLOAT32: "floats", MIL_pb2.FLOAT16: "bytes", MIL_pb2.INT32: "ints", MIL_pb2.BOOL: "bools", MIL_pb2.STRING: "strings",
+    MIL_pb2.UINT32: "bytes",
 }
 ARRAY_TYPES = {
     FeatureTypes_pb2.ArrayFeatureType.FLOAT32: MIL_pb2.FLOAT32,
@@ -112,9 +118,12 @@ def read_blobs(path):
             require(sentinel == 0xDEADBEEF, f"blob {number} has no sentinel at {at}")
             require(kind in BLOB_TYPES, f"blob {number} is of type {kind}")
             require(start == at + 64 and start % 64 == 0, f"blob {number} starts at {start}, its metadata is at {at}")
-            require(padding == 0 and not any(record[32:]), f"blob {number} uses padding or reserved bytes")
+            require(not any(record[32:]), f"blob {number} uses reserved bytes")
             require(size > 0 and start + size <= length, f"blob {number} ends behind the file")
-            blobs[at] = (BLOB_TYPES[kind], size)
+            of_program, bits = BLOB_TYPES[kind]
+            require(padding < 8 and (bits < 8 or padding == 0), f"blob {number} has {padding} bits of padding")
+            require((8 * size - padding) % bits == 0, f"blob {number} ends within a number")
+            blobs[at] = ((of_program, (8 * size - padding) // bits), size)
             end = start + size
         require(end == length, f"weight.bin has {length} bytes, its blobs end at {end}")
     return blobs
@@ -142,15 +151,15 @@ def check_value(value, what, blobs, used):
         blob = value.blobFileValue
         require(blob.fileName == "@model_path/weights/weight.bin", f"{what} is in {blob.fileName}")
         require(blob.offset in blobs, f"{what}: there is no blob's metadata at {blob.offset}")
-        (expected, size_of_one), size = blobs[blob.offset]
-        require(kind == expected and size == count * size_of_one, f"{what} is not what its blob at {blob.offset} is")
+        require((kind, count) == blobs[blob.offset][0], f"{what} is not what its blob at {blob.offset} is")
         used.add(blob.offset)
         return
     tensor = value.immediateValue.tensor
     field = tensor.WhichOneof("value")
     require(field == FIELDS.get(kind), f"{what}: its numbers are in `{field}`, its type has them in `{FIELDS.get(kind)}`")
     numbers = len(getattr(tensor, field).values)
-    require(numbers == count * (2 if field == "bytes" else 1), f"{what} has {numbers} numbers for {shape}")
+    size_of_one = {MIL_pb2.FLOAT16: 2, MIL_pb2.UINT32: 4}.get(kind, 1)
+    require(numbers == count * size_of_one, f"{what} has {numbers} numbers for {shape}")
     require(count < 10 or field in ("ints", "bools"), f"{what} has {count} numbers in the model file")
 
 
@@ -163,15 +172,18 @@ def check_name(name, names):
 
 def check_operation(operation, names, blobs, used, version):
     what = f"{operation.type} {operation.outputs[0].name if operation.outputs else '?'}"
-    attributes = {"name", "val"} if operation.type == "const" else {"name"}
+    constexpr = operation.type.startswith("constexpr_")
+    # Up to iOS 17 a weight's codes and scales are attributes, then literals.
+    in_attributes = constexpr and version < 9
+    declared = parameters(operation.type, version) if operation.type != "const" else []
+    attributes = {"name", "val"} if operation.type == "const" else {"name"} | set(declared if in_attributes else [])
     require(set(operation.attributes) == attributes, f"{what} has the attributes {sorted(operation.attributes)}")
     require(not operation.blocks, f"{what} has blocks")
     for name, value in operation.attributes.items():
         check_value(value, f"{what}, attribute {name}", blobs, used)
     if operation.type == "const":
         require(operation.attributes["val"].type == operation.outputs[0].type, f"{what}: value and output differ in type")
-    else:
-        declared = parameters(operation.type, version)
+    elif not in_attributes:
         for parameter in declared:
             written = parameter in operation.inputs or (operation.type, parameter) in MAY_BE_MISSING
             require(written, f"{what} does not write {parameter}")
@@ -179,6 +191,10 @@ def check_operation(operation, names, blobs, used, version):
             require(parameter in declared, f"{what} has a parameter {parameter} that its opset does not know")
     for argument in operation.inputs.values():
         for binding in argument.arguments:
+            if constexpr:
+                require(binding.WhichOneof("binding") == "value", f"{what} binds a name")
+                check_value(binding.value, what, blobs, used)
+                continue
             require(binding.WhichOneof("binding") == "name", f"{what} binds a literal")
             require(binding.name in names, f"{what} uses {binding.name} before it is made")
     for output in operation.outputs:
@@ -393,6 +409,10 @@ def evaluate(program, feeds):
         if operation.op_type == "const":
             values[operation.outputs[0]] = operation.outputs[0].val
             continue
+        if operation.op_type.startswith("constexpr_"):
+            # coremltools' own decompression.
+            values[operation.outputs[0]] = decompressed(operation)
+            continue
         results = evaluate_one(operation, values)
         for var, result in zip(operation.outputs, results if isinstance(results, list) else [results]):
             result = np.asarray(result).astype(types.nptype_from_builtin(var.dtype))
@@ -402,6 +422,15 @@ def evaluate(program, feeds):
             if last_use[var] == place and var not in function.outputs:
                 del values[var]
     return {var.name: np.ascontiguousarray(values[var]) for var in function.outputs}
+
+
+def decompressed(operation):
+    """The numbers of a weight that is stored as codes, of the type and the sizes that are declared."""
+    var = operation.outputs[0]
+    weight = np.asarray(operation.materialized_val_inference())
+    expected = types.nptype_from_builtin(var.dtype)
+    require(weight.dtype == expected and weight.shape == tuple(var.shape), f"{var.name} is {weight.dtype}{weight.shape}")
+    return weight
 
 
 def operands(operation):

@@ -33,6 +33,9 @@ ALIGNMENT, TAIL = 16, 16
 SMALLEST_OUTSIDE = 1024
 RUNTIME_KEY, LOCATION_KEY = "min_runtime_version", "buffer_location"
 TYPES = {0: numpy.float32, 1: numpy.float16, 2: numpy.int32}
+# Types of codes, and bits of one.
+CODES = {9: 8, 17: 4}
+BLOCKWISE = 2
 
 # Operator and version, its options, and the oldest runtime that has it.
 OPERATORS = {
@@ -41,8 +44,12 @@ OPERATORS = {
     ("CONV_2D", 1): ("Conv2DOptions", (1, 5)),
     ("CONV_2D", 6): ("Conv2DOptions", (2, 9)),
     ("DEQUANTIZE", 3): ("DequantizeOptions", (1, 15)),
+    ("DEQUANTIZE", 5): ("DequantizeOptions", (2, 7)),
     ("EMBEDDING_LOOKUP", 1): ("NONE", (1, 13)),
     ("FULLY_CONNECTED", 5): ("FullyConnectedOptions", (2, 0)),
+    ("FULLY_CONNECTED", 10): ("FullyConnectedOptions", (2, 11)),
+    ("FULLY_CONNECTED", 12): ("FullyConnectedOptions", (2, 17)),
+    ("FULLY_CONNECTED", 13): ("FullyConnectedOptions", (2, 18)),
     ("LOGISTIC", 1): ("NONE", (1, 14)),
     ("MUL", 1): ("MulOptions", (1, 5)),
     ("RELU", 1): ("NONE", (1, 5)),
@@ -149,15 +156,35 @@ def check_operators(codes, graph):
 def check_tensors(model, graph):
     for tensor in graph.tensors:
         name, shape = text(tensor.name), [] if tensor.shape is None else [int(size) for size in tensor.shape]
-        require(tensor.type in TYPES, f"{name} is of type {tensor.type}")
+        require(tensor.type in TYPES or tensor.type in CODES, f"{name} is of type {tensor.type}")
         require(tensor.hasRank and len(shape) <= 4, f"{name} has the shape {shape}")
         buffer = model.buffers[tensor.buffer]
         if tensor.buffer:
             length = buffer.size if buffer.offset else len(buffer.data)
-            expected = int(numpy.prod(shape)) * numpy.dtype(TYPES[tensor.type]).itemsize
+            bits = CODES.get(tensor.type) or 8 * numpy.dtype(TYPES[tensor.type]).itemsize
+            expected = (int(numpy.prod(shape)) * bits + 7) // 8
             require(length == expected, f"{name} has {length} bytes, expected {expected}")
+        check_codes_of(graph, tensor, name, shape)
     names = [tensor.name for tensor in graph.tensors]
     require(len(set(names)) == len(names), "two tensors have one name")
+
+
+def check_codes_of(graph, tensor, name, shape):
+    """Codes have a scale a row, or one a block in a tensor of their own; zero points are zero."""
+    scales = tensor.quantization
+    if tensor.type not in CODES:
+        require(scales is None or scales.scale is None, f"{name} has scales, but no codes")
+        return
+    require(scales is not None and scales.quantizedDimension == 0, f"{name} has no scales on its first axis")
+    if scales.detailsType == BLOCKWISE:
+        blocks = graph.tensors[scales.details.scales]
+        size = scales.details.blockSize
+        require(blocks.type == 1 and list(blocks.shape) == [shape[0], shape[1] // size], f"the scales of {name}")
+        require(size % 32 == 0 and shape[1] % size == 0 and tensor.type == 17, f"{name} has blocks of {size}")
+        return
+    require(scales.detailsType == 0 and len(scales.scale) == shape[0], f"{name} has not a scale a row")
+    require(len(scales.zeroPoint) == shape[0] and not any(scales.zeroPoint), f"{name} has zero points")
+    require(numpy.isfinite(scales.scale).all(), f"{name} has a scale that is no number")
 
 
 def check_use(model):

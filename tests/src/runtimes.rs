@@ -99,6 +99,16 @@ pub fn self_test(target: Target, files: &[PathBuf]) {
     call(command.arg(script(target)).arg("--self-test").args(files), target.name());
 }
 
+/// What ONNX Runtime makes of a folder: how many nodes of each kind.
+pub fn fused(folder: &Path) -> BTreeMap<String, u64> {
+    let line = call(
+        Command::new(python()).arg(script(Target::Onnx)).arg("--fused").arg(folder),
+        Target::Onnx.name(),
+    );
+    let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    serde_json::from_value(line["fused"].clone()).unwrap()
+}
+
 fn script(target: Target) -> PathBuf {
     let script = match target {
         Target::CoreMl => "python/coreml_check.py",

@@ -9,14 +9,20 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use sha2::{Digest, Sha256};
-use snapc_ir::{DType, Error, Graph, Place, Result};
+use snapc_ir::{Coded, DType, Error, Graph, Result};
 use snapc_weights::Store;
+
+use crate::MinOs;
+use crate::encode::{self, Form};
 
 /// Header, metadata records and numbers all start at a multiple of this; the first two are as long as this.
 const ALIGNMENT: u64 = 64;
 const VERSION: u32 = 2;
 const SENTINEL: u32 = 0xDEAD_BEEF;
+/// The number of the element type int8.
+const INT8: u32 = 4;
 
 /// A constant of fewer numbers stands in the model file itself, as coremltools does it.
 const FEWEST_NUMBERS: usize = 10;
@@ -24,44 +30,110 @@ const FEWEST_NUMBERS: usize = 10;
 /// Where each weight of a graph lies in the weight file.
 pub struct Layout {
     blobs: Vec<Blob>,
-    /// For each weight its blob; `None` where it stands in the model file.
-    of_weight: Vec<Option<usize>>,
+    /// For each weight its place; `None` where it stands in the model file.
+    of_weight: Vec<Option<Place>>,
     bytes: u64,
 }
 
+/// The metadata records of a weight's blobs, by which the model file names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Of its numbers.
+    Numbers(u64),
+    /// Of its codes, their scales or tables, and, where the form has them, their zero points.
+    Codes { codes: u64, tables: u64, zeros: Option<u64> },
+}
+
 struct Blob {
-    /// The weight, by its place in the graph, whose recipe gives the numbers.
-    weight: usize,
+    what: What,
+    /// The number of the element type.
+    code: u32,
     metadata: u64,
     bytes: u64,
+    /// Unused bits of the last byte.
+    padding: u64,
+}
+
+/// What a blob holds; weights are named by their place in the graph, whose recipe gives the numbers.
+#[derive(Clone, Copy)]
+enum What {
+    /// The numbers of a weight.
+    Numbers(usize),
+    /// The codes of a weight; its scales or tables are the next blob.
+    Codes(usize),
+    /// Scales or tables of a weight.
+    Tables(usize),
+    /// Zero points, one byte each.
+    Zeros,
 }
 
 impl Layout {
     /// Gives each weight its place. Weights that have the same bytes by their recipes share a blob.
-    pub fn new(graph: &Graph) -> Self {
+    ///
+    /// # Errors
+    /// If a weight's codes have no form.
+    pub fn new(graph: &Graph, min_os: MinOs) -> Result<Self> {
         let mut layout = Layout { blobs: Vec::new(), of_weight: Vec::new(), bytes: ALIGNMENT };
-        let mut known: BTreeMap<String, usize> = BTreeMap::new();
+        let mut known: BTreeMap<String, Place> = BTreeMap::new();
+        let mut zeros: BTreeMap<usize, u64> = BTreeMap::new();
         for (index, weight) in graph.weights().iter().enumerate() {
-            if weight.ty().count() < FEWEST_NUMBERS {
+            let coded = weight.coded();
+            if weight.ty().count() < FEWEST_NUMBERS && coded.is_none() {
                 layout.of_weight.push(None);
                 continue;
             }
-            let blob = *known.entry(weight.bytes_key()).or_insert_with(|| {
-                let metadata = layout.bytes.next_multiple_of(ALIGNMENT);
-                let bytes = weight.ty().bytes() as u64;
-                layout.bytes = (metadata + ALIGNMENT).saturating_add(bytes);
-                layout.blobs.push(Blob { weight: index, metadata, bytes });
-                layout.blobs.len() - 1
-            });
-            layout.of_weight.push(Some(blob));
+            let key = weight.bytes_key();
+            let place = match (known.get(&key), coded) {
+                (Some(place), _) => *place,
+                (None, Some(coded)) => layout.codes(index, weight.dtype, &coded, min_os, &mut zeros)?,
+                (None, None) => {
+                    let bytes = weight.ty().bytes() as u64;
+                    // What cannot be written is refused elsewhere, by its name.
+                    let code = encode::float_type(weight.dtype).unwrap_or_default();
+                    Place::Numbers(layout.push(What::Numbers(index), code, bytes, 0))
+                }
+            };
+            known.insert(key, place);
+            layout.of_weight.push(Some(place));
         }
-        layout
+        Ok(layout)
     }
 
-    /// The offset of a weight's metadata record, by which the model file names its blob.
-    pub fn offset(&self, weight: usize) -> Option<u64> {
-        let blob = (*self.of_weight.get(weight)?)?;
-        self.blobs.get(blob).map(|blob| blob.metadata)
+    fn codes(
+        &mut self,
+        index: usize,
+        dtype: DType,
+        coded: &Coded,
+        min_os: MinOs,
+        zeros: &mut BTreeMap<usize, u64>,
+    ) -> Result<Place> {
+        let form = encode::form(coded, min_os)?;
+        let (_, code) = encode::code_type(coded.code, form)?;
+        let bytes = coded.code_bytes() as u64;
+        // Bytes that are packed before they are stored have no bits that the file knows of.
+        let bits = coded.shape.iter().product::<usize>() as u64 * coded.code.bits() as u64;
+        let padding = if form == Form::Table { 0 } else { 8 * bytes - bits };
+        let codes = self.push(What::Codes(index), code, bytes, padding);
+        let count = coded.table_count();
+        let tables = (count * dtype.size()) as u64;
+        let tables = self.push(What::Tables(index), encode::float_type(dtype)?, tables, 0);
+        let zeros = form
+            .has_zeros()
+            .then(|| *zeros.entry(count).or_insert_with(|| self.push(What::Zeros, INT8, count as u64, 0)));
+        Ok(Place::Codes { codes, tables, zeros })
+    }
+
+    /// Adds a blob; where its metadata is.
+    fn push(&mut self, what: What, code: u32, bytes: u64, padding: u64) -> u64 {
+        let metadata = self.bytes.next_multiple_of(ALIGNMENT);
+        self.bytes = (metadata + ALIGNMENT).saturating_add(bytes);
+        self.blobs.push(Blob { what, code, metadata, bytes, padding });
+        metadata
+    }
+
+    /// Where a weight lies; `None` where it stands in the model file.
+    pub fn place(&self, weight: usize) -> Option<Place> {
+        *self.of_weight.get(weight)?
     }
 
     /// The length of the weight file.
@@ -86,17 +158,33 @@ impl Layout {
             .map_err(|_| Error::limit("a weight file holds at most 2^32 - 1 weights"))?;
         sink.put(&count.to_le_bytes())?;
         sink.put(&VERSION.to_le_bytes())?;
+        let mut tables = Vec::new();
         for blob in &self.blobs {
-            let weight = &graph.weights()[blob.weight];
             sink.pad_to(blob.metadata)?;
-            sink.put(&metadata(blob, weight.dtype)?)?;
-            store.stream(weight, &mut |bytes| {
-                progress(bytes.len() as u64);
-                sink.put(bytes)
-            })?;
+            sink.put(&metadata(blob))?;
+            match blob.what {
+                What::Numbers(weight) => store.stream(&graph.weights()[weight], &mut |bytes| {
+                    progress(bytes.len() as u64);
+                    sink.put(bytes)
+                })?,
+                What::Codes(weight) => {
+                    let encoded = store.encode(&graph.weights()[weight])?;
+                    sink.put(&encoded.packed()?)?;
+                    progress(blob.bytes);
+                    tables = encoded.tables;
+                }
+                What::Tables(weight) => {
+                    // Told as they are counted, in f16, also where they are f32.
+                    progress(2 * tables.len() as u64);
+                    sink.put(&table_bytes(&tables, graph.weights()[weight].dtype))?;
+                }
+                What::Zeros => sink.put(&vec![0; blob.bytes as usize])?,
+            }
             if sink.at != blob.metadata + ALIGNMENT + blob.bytes {
-                return Err(Error::bug("a weight has another size than its type")
-                    .at(Place::Tensor(weight.name.clone())));
+                return Err(Error::bug(format!(
+                    "the blob at {} has another size than its type",
+                    blob.metadata
+                )));
             }
         }
         sink.pad_to(self.bytes)?;
@@ -104,21 +192,22 @@ impl Layout {
     }
 }
 
-fn metadata(blob: &Blob, dtype: DType) -> Result<[u8; ALIGNMENT as usize]> {
-    let code: u32 = match dtype {
-        DType::F16 => 1,
-        DType::F32 => 2,
-        DType::BF16 | DType::I32 => {
-            return Err(Error::bug(format!("a weight of type {dtype} reaches the weight file")));
-        }
-    };
+fn table_bytes(tables: &[f16], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F16 => tables.iter().flat_map(|number| number.to_le_bytes()).collect(),
+        _ => tables.iter().flat_map(|number| number.to_f32().to_le_bytes()).collect(),
+    }
+}
+
+fn metadata(blob: &Blob) -> [u8; ALIGNMENT as usize] {
     let mut record = [0; ALIGNMENT as usize];
-    // The number of unused bits of the last byte, at 24, is 0 for whole bytes; the rest is reserved.
     record[0..4].copy_from_slice(&SENTINEL.to_le_bytes());
-    record[4..8].copy_from_slice(&code.to_le_bytes());
+    record[4..8].copy_from_slice(&blob.code.to_le_bytes());
     record[8..16].copy_from_slice(&blob.bytes.to_le_bytes());
     record[16..24].copy_from_slice(&(blob.metadata + ALIGNMENT).to_le_bytes());
-    Ok(record)
+    // 0 for whole bytes; the rest of the record is reserved.
+    record[24..32].copy_from_slice(&blob.padding.to_le_bytes());
+    record
 }
 
 /// The file being written, how far it is, and the hash of what is in it.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use snapc_ir::{DType, Def, Error, Graph, Place, Result, TensorType, Value, shape_text};
+use snapc_ir::{Context, DType, Def, Error, Graph, Place, Result, TensorType, Value, shape_text};
 
+use crate::MinOs;
 use crate::blob::Layout;
+use crate::encode;
 use crate::legal::MOST_AXES;
 use crate::names::is_identifier;
 
@@ -15,12 +17,17 @@ const MOST_WEIGHT_BYTES: u64 = 1 << 31;
 ///
 /// # Errors
 /// The first limit that is passed, with what it is about.
-pub fn check(graph: &Graph) -> Result<()> {
+pub fn check(graph: &Graph, min_os: MinOs) -> Result<()> {
     check_ports(graph)?;
+    for weight in graph.weights() {
+        if let Some(coded) = weight.coded() {
+            encode::form(&coded, min_os).at(|| Place::Tensor(weight.name.clone()))?;
+        }
+    }
     for value in graph.values() {
         check_value(graph, value)?;
     }
-    let bytes = Layout::new(graph).bytes();
+    let bytes = Layout::new(graph, min_os)?.bytes();
     if bytes > MOST_WEIGHT_BYTES {
         return Err(Error::limit(format!(
             "the weights of {} take {bytes} bytes, a Core ML weight file at most {MOST_WEIGHT_BYTES}",

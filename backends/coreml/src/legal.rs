@@ -101,6 +101,10 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
             let x = node.operands[0];
             Ok((b.ty(x).shape == op.sizes).then(|| vec![x]))
         }
+        // Codes stand for numbers of the type that they are used in.
+        Op::Cast(op) if b.as_weight(node.operands[0]).is_some_and(|weight| weight.coded().is_some()) => {
+            b.cast_weight(node.operands[0], op.dtype).map(|y| Some(vec![y]))
+        }
         _ => Ok(None),
     }
 }

@@ -7,6 +7,7 @@
 mod blob;
 mod check;
 mod emit;
+mod encode;
 mod legal;
 mod names;
 mod package;
@@ -111,7 +112,7 @@ impl Backend for CoreMl {
     }
 
     fn check(&self, graph: &Graph) -> Result<()> {
-        check::check(graph)
+        check::check(graph, self.min_os)
     }
 
     /// `text_encoder` becomes `TextEncoder.mlpackage`.

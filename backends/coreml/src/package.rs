@@ -33,7 +33,7 @@ pub fn write(part: &Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u
     let data = path.join("Data").join(AUTHOR);
     let weights = data.join("weights");
     fs::create_dir_all(&weights).map_err(|error| Error::io("create", &weights, &error))?;
-    let layout = Layout::new(part.graph);
+    let layout = Layout::new(part.graph, min_os)?;
     let model = Model {
         specification_version: min_os.specification(),
         description: Some(description(part)),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use half::f16;
-use snapc_ir::{DType, Def, Error, Graph, Node, Place, Result, TensorType, Weight};
+use snapc_ir::{Coded, DType, Def, Error, Graph, Node, Place, Result, TensorType, Weight};
 use snapc_weights::Store;
 
 use crate::MinOs;
-use crate::blob::Layout;
+use crate::blob::{Layout, Place as BlobPlace};
 use crate::emit::emit;
+use crate::encode::{self, Form};
 use crate::names::Names;
 use crate::schema::{
     Argument, Binding, BlobFileValue, Block, ConstantDimension, Content, DataType, Dimension, Function,
@@ -31,7 +32,7 @@ pub fn program(graph: &Graph, store: &Store, layout: &Layout, min_os: MinOs) -> 
     let mut emitter = Emitter::new(graph, min_os);
     for (index, value) in graph.values().iter().enumerate() {
         if let Def::Weight(id) = value.def {
-            emitter.values[index] = emitter.weight(graph.weight(id), layout.offset(id.index()), store)?;
+            emitter.values[index] = emitter.weight(graph.weight(id), layout.place(id.index()), store)?;
         }
     }
     for node in graph.nodes() {
@@ -77,14 +78,78 @@ impl<'a> Emitter<'a> {
     }
 
     /// Adds a weight's constant; its name.
-    fn weight(&mut self, weight: &Weight, offset: Option<u64>, store: &Store) -> Result<String> {
+    fn weight(&mut self, weight: &Weight, place: Option<BlobPlace>, store: &Store) -> Result<String> {
         let name = self.names.unique(&weight.name);
-        let content = match offset {
-            Some(offset) => Content::BlobFile(BlobFileValue { file_name: WEIGHT_FILE.to_string(), offset }),
-            None => immediate(few_numbers(weight, store)?),
+        let content = match (place, weight.coded()) {
+            (Some(BlobPlace::Codes { codes, tables, zeros }), Some(coded)) => {
+                self.encoded(weight, &coded, &name, [Some(codes), Some(tables), zeros])?;
+                return Ok(name);
+            }
+            (Some(BlobPlace::Numbers(offset) | BlobPlace::Codes { codes: offset, .. }), _) => in_file(offset),
+            (None, _) => immediate(few_numbers(weight, store)?),
         };
         self.constant(name.clone(), tensor_type(weight.dtype, &weight.shape()), content);
         Ok(name)
+    }
+
+    /// Adds the operation that makes a weight's numbers of codes. Before iOS 18 its parameters are attributes, then literals.
+    fn encoded(
+        &mut self,
+        weight: &Weight,
+        coded: &Coded,
+        name: &str,
+        [codes, tables, zeros]: [Option<u64>; 3],
+    ) -> Result<()> {
+        let form = encode::form(coded, self.min_os)?;
+        let (kind, _) = encode::code_type(coded.code, form)?;
+        let floats = data_type(weight.dtype);
+        let file = |offset: Option<u64>, kind: DataType, shape: &[usize]| Value {
+            ty: Some(value_type(kind, shape)),
+            content: offset.map(in_file),
+        };
+        let literal = |kind: DataType, shape: &[usize], numbers: Numbers| Value {
+            ty: Some(value_type(kind, shape)),
+            content: Some(immediate(numbers)),
+        };
+        let scales = encode::table_shape(coded, form);
+        let tables = file(tables, floats, &scales);
+        let (operation, parameters) = match form {
+            Form::Affine { axis } => {
+                let axis = literal(DataType::Int32, &[], integers(&[axis])?);
+                let (data, zeros) = (file(codes, kind, &coded.shape), file(zeros, DataType::Int8, &scales));
+                let all =
+                    vec![("quantized_data", data), ("scale", tables), ("zero_point", zeros), ("axis", axis)];
+                ("constexpr_affine_dequantize", all)
+            }
+            Form::Table => {
+                let sizes: Vec<u8> =
+                    coded.shape.iter().flat_map(|&size| (size as u32).to_le_bytes()).collect();
+                let shape = literal(DataType::Uint32, &[coded.shape.len()], bytes(sizes));
+                let indices = file(codes, kind, &[coded.code_bytes()]);
+                ("constexpr_lut_to_dense", vec![("indices", indices), ("lut", tables), ("shape", shape)])
+            }
+            Form::Scales => {
+                let data = file(codes, kind, &coded.shape);
+                ("constexpr_blockwise_shift_scale", vec![("data", data), ("scale", tables)])
+            }
+            Form::Tables => {
+                let indices = file(codes, kind, &coded.shape);
+                ("constexpr_lut_to_dense", vec![("indices", indices), ("lut", tables)])
+            }
+        };
+        let mut attributes = BTreeMap::from([("name".to_string(), text(name))]);
+        let mut inputs = BTreeMap::new();
+        for (parameter, value) in parameters {
+            if self.min_os >= MinOs::Ios18 {
+                let binding = Binding { name: String::new(), value: Some(value) };
+                inputs.insert(parameter.to_string(), Argument { arguments: vec![binding] });
+            } else {
+                attributes.insert(parameter.to_string(), value);
+            }
+        }
+        let outputs = vec![named(name, &weight.ty())];
+        self.operations.push(Operation { kind: operation.to_string(), inputs, outputs, attributes });
+        Ok(())
     }
 
     fn constant(&mut self, name: String, ty: ValueType, content: Content) {
@@ -250,6 +315,11 @@ fn integers(values: &[usize]) -> Result<Numbers> {
     Ok(Numbers::Ints(RepeatedInts { values }))
 }
 
+/// A blob of the weight file.
+fn in_file(offset: u64) -> Content {
+    Content::BlobFile(BlobFileValue { file_name: WEIGHT_FILE.to_string(), offset })
+}
+
 fn immediate(numbers: Numbers) -> Content {
     Content::Immediate(ImmediateValue { tensor: Some(TensorValue { numbers: Some(numbers) }) })
 }
@@ -260,7 +330,7 @@ fn text(value: &str) -> Value {
 }
 
 fn binding(names: impl IntoIterator<Item = String>) -> Argument {
-    Argument { arguments: names.into_iter().map(|name| Binding { name }).collect() }
+    Argument { arguments: names.into_iter().map(|name| Binding { name, value: None }).collect() }
 }
 
 fn named(name: &str, ty: &TensorType) -> NamedValueType {

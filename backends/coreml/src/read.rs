@@ -5,6 +5,7 @@
 
 mod blobs;
 mod constants;
+mod constexpr;
 mod manifest;
 mod ops;
 mod program;

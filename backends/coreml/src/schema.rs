@@ -116,11 +116,13 @@ pub struct Argument {
     pub arguments: Vec<Binding>,
 }
 
-/// A binding to an earlier value; literal bindings (field 2) are for `constexpr` ops alone.
+/// A binding to an earlier value, or, for the `constexpr` ops of iOS 18 alone, to a literal.
 #[derive(Clone, PartialEq, Message)]
 pub struct Binding {
     #[prost(string, tag = "1")]
     pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub value: Option<Value>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -157,7 +159,15 @@ pub enum DataType {
     String = 2,
     Float16 = 10,
     Float32 = 11,
+    Int8 = 21,
     Int32 = 23,
+    Int4 = 25,
+    Uint8 = 31,
+    Uint32 = 33,
+    Uint4 = 35,
+    Uint2 = 36,
+    Uint6 = 38,
+    Uint3 = 39,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -13,7 +13,7 @@ use coreml_proto::proto::mil_spec::tensor_value::{RepeatedBytes, RepeatedFloats,
 use coreml_proto::proto::mil_spec::value::Value as Content;
 use coreml_proto::proto::mil_spec::value::immediate_value::Value as Immediate;
 use coreml_proto::proto::mil_spec::{
-    Block, Function, Operation, Program, TensorType, TensorValue, ValueType, value_type,
+    Block, Function, Operation, Program, TensorType, TensorValue, Value, ValueType, value_type,
 };
 use coreml_proto::proto::{Model, model};
 use prost::Message;
@@ -221,7 +221,7 @@ fn damaged_weight_files() {
     refused("very many blobs", "metadata should be at", &|bytes| bytes[..4].fill(0xFF));
     refused("too few blobs", "blobs end at", &|bytes| bytes[0] -= 1);
     refused("no sentinel", "has no metadata", &|bytes| bytes[64] ^= 1);
-    refused("another type", "of type 3", &|bytes| bytes[68] = 3);
+    refused("another type", "of type 7", &|bytes| bytes[68] = 7);
     refused("the other type", "its blob has", &|bytes| bytes[68] = 1);
     refused("an empty blob", "has 0 bytes", &|bytes| bytes[72..80].fill(0));
     refused("a huge blob", "ends behind the file", &|bytes| bytes[72..80].fill(0xFC));
@@ -374,6 +374,89 @@ fn damaged_operations() {
     });
 }
 
+fn attribute<'a>(operation: &'a mut Operation, name: &str) -> &'a mut Value {
+    operation.attributes.get_mut(name).unwrap()
+}
+
+fn set_size(value: &mut Value, axis: usize, to: u64) {
+    let ty = tensor(value.r#type.as_mut().unwrap());
+    if let Some(DimensionKind::Constant(size)) = &mut ty.dimensions[axis].dimension {
+        size.size = to;
+    }
+}
+
+fn set_bytes(value: &mut Value, bytes: &[u8]) {
+    if let Some(Content::ImmediateValue(value)) = &mut value.value
+        && let Some(Immediate::Tensor(TensorValue { value })) = &mut value.value
+    {
+        *value = Some(Numbers::Bytes(RepeatedBytes { values: bytes.to_vec() }));
+    }
+}
+
+#[test]
+fn damaged_codes() {
+    let refused = |case: &str, what: &str, words: &str, damage: &dyn Fn(&mut Operation)| {
+        let package = Package::new(case);
+        package.edit(|model| damage(named(model, "weight")));
+        package.assert_refused(what, words);
+    };
+    let rows = |what: &str, words: &str, damage: &dyn Fn(&mut Operation)| {
+        refused("encoded_rows", what, words, damage);
+    };
+    rows("no scale", "it has no scale", &|op| drop(op.attributes.remove("scale")));
+    rows("one scale less", "its type 15", &|op| set_size(attribute(op, "scale"), 0, 15));
+    rows("one code less", "its type 90", &|op| set_size(attribute(op, "quantized_data"), 0, 15));
+    rows("another axis", "for an axis of 6", &|op| {
+        *attribute(op, "axis") = attribute(op, "axis").clone();
+        if let Some(Content::ImmediateValue(value)) = &mut attribute(op, "axis").value
+            && let Some(Immediate::Tensor(TensorValue { value: Some(Numbers::Ints(ints)) })) =
+                &mut value.value
+        {
+            ints.values = vec![1];
+        }
+    });
+    rows("scales as zero points", "numbers of", &|op| {
+        *attribute(op, "zero_point") = attribute(op, "scale").clone();
+        tensor(attribute(op, "zero_point").r#type.as_mut().unwrap()).data_type = 21;
+    });
+    rows("another parameter", "it has a parameter other", &|op| {
+        let axis = attribute(op, "axis").clone();
+        op.attributes.insert("other".to_string(), axis);
+    });
+    rows("another operation", "does not write it", &|op| op.r#type = "constexpr_cast".to_string());
+    rows("another declared type", "is declared as", &|op| {
+        tensor(op.outputs[0].r#type.as_mut().unwrap()).data_type = 10;
+    });
+    let palette = |what: &str, words: &str, damage: &dyn Fn(&mut Operation)| {
+        refused("encoded_palette", what, words, damage);
+    };
+    palette("half a size", "no list of uint32", &|op| {
+        set_bytes(attribute(op, "shape"), &[16, 0, 0, 0, 6, 0])
+    });
+    palette("other sizes", "are not 80 indices", &|op| {
+        set_bytes(attribute(op, "shape"), &[16, 0, 0, 0, 5, 0, 0, 0]);
+    });
+    palette("huge sizes", "too large", &|op| set_bytes(attribute(op, "shape"), &[0xFF; 8]));
+    palette("no sizes", "too large", &|op| set_bytes(attribute(op, "shape"), &[0; 8]));
+    palette("a table of 15", "its type 15", &|op| set_size(attribute(op, "lut"), 0, 15));
+}
+
+#[test]
+fn damaged_bytes_of_codes() {
+    let refused = |what: &str, words: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+        let package = Package::new("encoded_rows");
+        package.edit_weights(damage);
+        package.assert_refused(what, words);
+    };
+    // 96 codes at 128, scales at 320 behind their record at 256, zero points behind theirs at 384.
+    refused("unsigned codes", "its type 96 of INT8", &|bytes| bytes[68] = 3);
+    refused("codes of 4 bits", "its type 96", &|bytes| bytes[68] = 8);
+    refused("an endless scale", "not finite", &|bytes| {
+        bytes[320..324].copy_from_slice(&f32::INFINITY.to_le_bytes())
+    });
+    refused("a zero point", "not one zero a scale", &|bytes| *bytes.last_mut().unwrap() = 1);
+}
+
 /// One parameter of each op with another value: each means another function, so each is refused.
 #[test]
 fn other_parameters() {
@@ -424,7 +507,15 @@ fn other_parameters() {
 /// Any prefix of the model, and any flipped bit of the model or the metadata, is read or refused.
 #[test]
 fn nothing_panics() {
-    for case in ["conv2d", "outputs", "layer_norm_weight_bias", "split", "slice_middle"] {
+    for case in [
+        "encoded_rows",
+        "encoded_palette",
+        "conv2d",
+        "outputs",
+        "layer_norm_weight_bias",
+        "split",
+        "slice_middle",
+    ] {
         let package = Package::new(case);
         let model = fs::read(package.model()).unwrap();
         for length in (0..model.len()).step_by(7) {

@@ -76,6 +76,10 @@ fn no(reason: &str) -> Native {
 pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
     let operands = &node.operands;
     match node.op() {
+        // Codes stand for numbers of the type that they are used in: ORT fuses no product with a Cast between.
+        Op::Cast(op) if is_encoded(b, operands[0]) => {
+            b.cast_weight(operands[0], op.dtype).map(|y| Some(vec![y]))
+        }
         Op::Linear(Linear {}) => linear(b, operands),
         Op::Matmul(Matmul { transpose_b: true }) => swap_then_multiply(b, operands),
         Op::Embedding(Embedding {}) => look_up_then_cast(b, operands),
@@ -85,6 +89,11 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         Op::GroupNorm(norm) => group_norm(b, norm, operands),
         _ => Ok(None),
     }
+}
+
+/// Whether the value is a weight that is stored as codes.
+fn is_encoded(b: &Builder, value: ValueId) -> bool {
+    b.as_weight(value).is_some_and(|weight| weight.coded().is_some())
 }
 
 type Rewritten = Result<Option<Vec<ValueId>>>;

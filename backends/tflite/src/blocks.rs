@@ -8,6 +8,7 @@ use std::path::Path;
 use snapc_ir::{DType, Error, Graph, Place, Result, Source, Weight};
 use snapc_weights::Store;
 
+use crate::encode::{self, Form};
 use crate::file::Signature;
 use crate::schema::{ALIGNMENT, TAIL};
 
@@ -25,7 +26,34 @@ pub struct Block {
     pub offset: u64,
     /// How many there are.
     pub bytes: u64,
+    what: What,
 }
+
+/// What of a weight a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Its numbers.
+    Numbers,
+    /// Its codes, whose so many scales stand in the flatbuffer.
+    Codes(usize),
+    /// Its codes, whose scales are the next block.
+    CodesBeforeScales,
+    /// Scales, in f16.
+    Scales,
+}
+
+impl Block {
+    /// Bytes of the weight that go with this block: its scales' as they are counted, in f16, wherever they stand.
+    fn told(&self) -> u64 {
+        match self.what {
+            What::Codes(scales) => self.bytes + 2 * scales as u64,
+            What::Numbers | What::CodesBeforeScales | What::Scales => self.bytes,
+        }
+    }
+}
+
+/// The scales that stand in the flatbuffer, by block.
+pub type Scales = BTreeMap<usize, Vec<f32>>;
 
 /// All blocks of a file, in its order.
 pub struct Blocks {
@@ -55,18 +83,33 @@ impl Blocks {
                     of_weight.push(None);
                     continue;
                 }
-                let block = *known.entry(key).or_insert_with(|| {
-                    let offset = placed.bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
-                    placed.bytes = offset.saturating_add(bytes);
-                    placed.blocks.push(Block { signature: number, weight: index, offset, bytes });
-                    placed.blocks.len() - 1
-                });
+                let block = *known.entry(key).or_insert_with(|| placed.place(number, index, weight));
                 of_weight.push(Some(block));
             }
             inline.append(&mut own_inline);
             placed.of_weight.push(of_weight);
         }
         placed
+    }
+
+    /// Adds the blocks of a weight; gives the number of the first.
+    fn place(&mut self, signature: usize, index: usize, weight: &Weight) -> usize {
+        let mut push = |bytes: usize, what: What| {
+            let (offset, bytes) =
+                (self.bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX), bytes as u64);
+            self.bytes = offset.saturating_add(bytes);
+            self.blocks.push(Block { signature, weight: index, offset, bytes, what });
+            self.blocks.len() - 1
+        };
+        let Some(coded) = weight.coded() else { return push(weight.ty().bytes(), What::Numbers) };
+        match encode::form(&coded) {
+            Ok(Form::Blocks { .. }) => {
+                let codes = push(coded.code_bytes(), What::CodesBeforeScales);
+                push(2 * coded.table_count(), What::Scales);
+                codes
+            }
+            _ => push(coded.code_bytes(), What::Codes(coded.table_count())),
+        }
     }
 
     /// The number of the block of a signature's weight; `None` where it stands in the flatbuffer.
@@ -86,11 +129,11 @@ impl Blocks {
 
     /// Bytes of all weights, shared ones once.
     pub fn weight_bytes(&self) -> u64 {
-        self.inline_bytes + self.blocks.iter().map(|block| block.bytes).sum::<u64>()
+        self.inline_bytes + self.blocks.iter().map(Block::told).sum::<u64>()
     }
 
-    /// Writes one block after the other with zeros between, and zeros at the end. `progress` is told the bytes of weights
-    /// since its last call.
+    /// Writes one block after the other with zeros between, and zeros at the end; gives the scales that belong into the
+    /// flatbuffer. `progress` is told the bytes of weights since its last call.
     ///
     /// # Errors
     /// If a weight cannot be read, or what `failed` makes of a failed write.
@@ -100,32 +143,48 @@ impl Blocks {
         file: &mut dyn Write,
         failed: &dyn Fn(std::io::Error) -> Error,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    ) -> Result<Scales> {
         const ZEROS: [u8; (ALIGNMENT + TAIL) as usize] = [0; (ALIGNMENT + TAIL) as usize];
-        let mut end = 0;
-        for block in &self.blocks {
+        let (mut end, mut inner, mut halves) = (0, Scales::new(), Vec::new());
+        for (number, block) in self.blocks.iter().enumerate() {
             let Signature { graph, store, .. } = &signatures[block.signature];
             let weight = &graph.weights()[block.weight];
             file.write_all(&ZEROS[..(block.offset - end) as usize]).map_err(failed)?;
             let mut written = 0;
-            store.stream(weight, &mut |bytes| {
+            let mut write = |bytes: &[u8]| {
                 written += bytes.len() as u64;
                 progress(bytes.len() as u64);
                 file.write_all(bytes).map_err(failed)
-            })?;
+            };
+            match block.what {
+                What::Numbers => store.stream(weight, &mut write)?,
+                What::Codes(_) => {
+                    let encoded = store.encode(weight)?;
+                    write(&encoded.packed()?)?;
+                    inner.insert(number, encoded.tables.iter().map(|scale| scale.to_f32()).collect());
+                    progress(block.told() - block.bytes);
+                }
+                What::CodesBeforeScales => {
+                    let encoded = store.encode(weight)?;
+                    write(&encoded.packed()?)?;
+                    halves = encoded.tables.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+                }
+                What::Scales => write(&std::mem::take(&mut halves))?,
+            }
             if written != block.bytes {
                 return Err(Error::bug("a weight has another size than its type")
                     .at(Place::Tensor(weight.name.clone())));
             }
             end = block.offset + block.bytes;
         }
-        file.write_all(&ZEROS[..TAIL as usize]).map_err(failed)
+        file.write_all(&ZEROS[..TAIL as usize]).map_err(failed)?;
+        Ok(inner)
     }
 }
 
-/// Whether a weight stands in the flatbuffer. Integers never do: those in it are sizes, bounds and axes.
+/// Whether a weight stands in the flatbuffer. Codes and integers never do: integers in it are sizes, bounds and axes.
 fn is_inline(weight: &Weight) -> bool {
-    (weight.ty().bytes() as u64) < FEWEST_BYTES && weight.dtype != DType::I32
+    (weight.ty().bytes() as u64) < FEWEST_BYTES && weight.dtype != DType::I32 && weight.coded().is_none()
 }
 
 /// The file of the tensor that a recipe starts from; an empty path where it starts from none. Each part has a checkpoint of its own,

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use snapc_backend::Names;
 use snapc_ir::ops::{Cast, Conv2d, GeluForm, Op, Slice, Split};
-use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Result, TensorType, ValueId, Weight};
+use snapc_ir::{Coded, Context, DType, Def, Error, Graph, Node, Place, Result, TensorType, ValueId, Weight};
 use snapc_weights::Store;
 
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, Scales};
+use crate::encode::{self, Form};
 use crate::file::Signature;
-use crate::pack::{Buffer, Field, Model, Operator, Options, Subgraph, Tensor};
+use crate::pack::{Buffer, Field, Model, Operator, Options, Quantization, Subgraph, Tensor};
 use crate::schema::{
     self, ABSENT, BUFFER_LOCATION, Builtin, MIN_RUNTIME, OUTSIDE_RUNTIME, padding, slot, tensor_type,
 };
@@ -42,8 +43,14 @@ fn subgraph(
     for (index, value) in graph.values().iter().enumerate() {
         if let Def::Weight(id) = value.def {
             let weight = graph.weight(id);
-            let tensor = emitter.weight(weight, block(id.index()), signature.store);
-            emitter.tensors[index] = Some(tensor.at(|| Place::Tensor(weight.name.clone()))?);
+            let place = || Place::Tensor(weight.name.clone());
+            let mut tensor = emitter.weight(weight, block(id.index()), signature.store).at(place)?;
+            if let Some(coded) = weight.coded()
+                && !encode::is_linear_weight(graph, index)
+            {
+                tensor = emitter.dequantized(weight, encode::form(&coded)?, tensor).at(place)?;
+            }
+            emitter.tensors[index] = Some(tensor);
         }
     }
     for node in graph.nodes() {
@@ -129,14 +136,44 @@ impl<'a> Emitter<'a> {
     fn tensor(&mut self, name: &str, ty: &TensorType, buffer: u32) -> Result<i32> {
         let (kind, shape) = (tensor_type_of(ty.dtype)?, sizes(&ty.shape)?);
         let name = self.names.unique(name);
-        self.subgraph.tensors.push(Tensor { name, kind, shape, buffer });
+        self.subgraph.tensors.push(Tensor { name, kind, shape, buffer, quantization: None });
         size(self.subgraph.tensors.len() - 1)
     }
 
+    /// Adds codes and what they stand for. The scales of blocks are the buffer behind that of the codes.
+    fn codes(&mut self, weight: &Weight, coded: &Coded, buffer: u32) -> Result<i32> {
+        let form = encode::form(coded)?;
+        let (kind, quantization) = match form {
+            Form::Channels { bits } => {
+                let kind = if bits == 8 { tensor_type::INT8 } else { tensor_type::INT4 };
+                (kind, Quantization::Channels(vec![1.0; coded.table_count()]))
+            }
+            Form::Blocks { size: block } => {
+                let ty = TensorType::new(DType::F16, coded.blocks.clone());
+                let scales = self.tensor(&format!("{}.scales", weight.name), &ty, buffer + 1)?;
+                (tensor_type::INT4, Quantization::Blocks { scales, size: size(block)? })
+            }
+        };
+        let (name, shape) = (self.names.unique(&weight.name), sizes(&coded.shape)?);
+        let quantization = Some(quantization);
+        self.subgraph.tensors.push(Tensor { name, kind, shape, buffer, quantization });
+        size(self.subgraph.tensors.len() - 1)
+    }
+
+    /// The numbers of codes, for an operator that takes none: XNNPACK unpacks them as it loads.
+    fn dequantized(&mut self, weight: &Weight, form: Form, codes: i32) -> Result<i32> {
+        let builtin = form.dequantize().ok_or_else(|| Error::bug("codes that nothing unpacks"))?;
+        let tensor = self.tensor(&format!("{}/dequantize", weight.name), &weight.ty(), 0)?;
+        let (inputs, outputs) = (vec![codes], vec![tensor]);
+        self.subgraph.operators.push(Operator { builtin, inputs, outputs, options: Vec::new() });
+        Ok(tensor)
+    }
+
     fn weight(&mut self, weight: &Weight, block: Option<usize>, store: &Store) -> Result<i32> {
-        let buffer = match block {
-            Some(block) => block as u32 + 1,
-            None => {
+        let buffer = match (block, weight.coded()) {
+            (Some(block), Some(coded)) => return self.codes(weight, &coded, block as u32 + 1),
+            (Some(block), None) => block as u32 + 1,
+            (None, _) => {
                 let mut raw = Vec::with_capacity(weight.ty().bytes());
                 store.stream(weight, &mut |bytes| {
                     raw.extend_from_slice(bytes);
@@ -209,7 +246,15 @@ impl<'a> Emitter<'a> {
             Op::Linear(_) => {
                 let bias = inputs.get(2).copied().unwrap_or(ABSENT);
                 let options = vec![(slot::fully_connected::KEEP_NUM_DIMS, Field::Bool(true))];
-                self.last(node, schema::FULLY_CONNECTED, vec![inputs[0], inputs[1], bias], options)
+                let coded = self.graph.as_weight(node.operands[1]).and_then(Weight::coded);
+                let form = coded.map(|coded| encode::form(&coded)).transpose()?;
+                let builtin = match form {
+                    Some(form) if encode::is_linear_weight(self.graph, node.operands[1].index()) => {
+                        form.fully_connected()
+                    }
+                    _ => schema::FULLY_CONNECTED,
+                };
+                self.last(node, builtin, vec![inputs[0], inputs[1], bias], options)
             }
             Op::Matmul(op) => {
                 let options = vec![(slot::batch_matmul::ADJ_Y, Field::Bool(op.transpose_b))];
@@ -329,6 +374,21 @@ impl<'a> Emitter<'a> {
             self.subgraph.outputs.push((port.name.clone(), tensor));
         }
         Ok(())
+    }
+}
+
+/// Gives each tensor of codes the scales of its block.
+pub fn set_scales(model: &mut Model, scales: &Scales) {
+    let buffers = &model.buffers;
+    for tensor in model.subgraphs.iter_mut().flat_map(|subgraph| &mut subgraph.tensors) {
+        let (Some(Quantization::Channels(own)), Some(Buffer::Block(block))) =
+            (&mut tensor.quantization, buffers.get(tensor.buffer as usize))
+        else {
+            continue;
+        };
+        if let Some(scales) = scales.get(block) {
+            own.clone_from(scales);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A file: its signatures, the weights that they share, and how it is written.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use snapc_backend::LegalGraph;
@@ -58,12 +58,18 @@ impl<'a> ModelFile<'a> {
     /// # Errors
     /// If a weight cannot be read or the file not be written.
     pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let model = emit::model(self.signatures, self.facts, &self.blocks)?;
+        let mut model = emit::model(self.signatures, self.facts, &self.blocks)?;
         let failed = |error: std::io::Error| Error::io("write", path, &error);
         let mut file = BufWriter::new(File::create(path).map_err(failed)?);
         file.write_all(&pack::pack(&model, &self.blocks)).map_err(failed)?;
         progress(self.blocks.inline_bytes());
-        self.blocks.write(self.signatures, &mut file, &failed, progress)?;
+        let scales = self.blocks.write(self.signatures, &mut file, &failed, progress)?;
+        if !scales.is_empty() {
+            // Scales are known now; the flatbuffer's length does not depend on them.
+            emit::set_scales(&mut model, &scales);
+            file.seek(SeekFrom::Start(0)).map_err(failed)?;
+            file.write_all(&pack::pack(&model, &self.blocks)).map_err(failed)?;
+        }
         file.flush().map_err(failed)
     }
 }

@@ -2,9 +2,10 @@
 
 use snapc_backend::Native;
 use snapc_ir::ops::{GeluForm, Layout, Op};
-use snapc_ir::{DType, Def, Error, Graph, Place, Result, TensorType, shape_text};
+use snapc_ir::{DType, Def, Error, Graph, Place, Result, TensorType, Weight, shape_text};
 
 use crate::blocks::inline_bytes;
+use crate::encode;
 use crate::pack::LONGEST;
 
 /// XNNPACK takes six; GPUs take four in most operators.
@@ -82,6 +83,7 @@ pub fn check(graph: &Graph) -> Result<()> {
     for value in graph.values() {
         check_type(&value.ty).map_err(|error| error.at(place(graph, value.def)))?;
     }
+    encode::check(graph)?;
     check_file(&[graph])
 }
 
@@ -113,7 +115,13 @@ fn longest_flatbuffer(graph: &Graph) -> u64 {
         2 * EACH + values * (EACH + node.scope.len() as u64)
     });
     let ports = (graph.inputs().len() + graph.outputs().len()) as u64;
-    inline_bytes(graph) + names + (graph.weights().len() as u64 + ports) * EACH + nodes.sum::<u64>()
+    // A scale is 4 bytes there, its zero point 8.
+    let scales = graph.weights().iter().filter_map(Weight::coded).map(|coded| 12 * coded.shape[0] as u64);
+    inline_bytes(graph)
+        + scales.sum::<u64>()
+        + names
+        + (2 * graph.weights().len() as u64 + ports) * EACH
+        + nodes.sum::<u64>()
 }
 
 fn check_type(ty: &TensorType) -> Result<()> {

@@ -7,6 +7,7 @@
 
 mod blocks;
 mod emit;
+mod encode;
 mod file;
 mod legal;
 mod maps;

@@ -8,7 +8,7 @@ use flatbuffers::{
 };
 
 use crate::blocks::Blocks;
-use crate::schema::{ALIGNMENT, Builtin, FILE_IDENTIFIER, VERSION, slot};
+use crate::schema::{ABSENT, ALIGNMENT, BLOCKWISE, Builtin, FILE_IDENTIFIER, VERSION, slot};
 
 /// A field of an operator's options.
 #[derive(Clone, Debug)]
@@ -28,6 +28,22 @@ pub struct Tensor {
     pub shape: Vec<i32>,
     /// Its buffer; 0 is the one without data, for what operators make.
     pub buffer: u32,
+    /// What its numbers stand for, where they are codes.
+    pub quantization: Option<Quantization>,
+}
+
+/// `QuantizationParameters`.
+#[derive(Clone, Debug)]
+pub enum Quantization {
+    /// A scale for each row of the first axis. They are those of the block of its numbers, and known once that is written.
+    Channels(Vec<f32>),
+    /// Scales that are a tensor, each for so many numbers of a row.
+    Blocks {
+        /// The tensor.
+        scales: i32,
+        /// How many numbers.
+        size: i32,
+    },
 }
 
 /// `Operator`.
@@ -214,13 +230,44 @@ impl Packer {
     fn tensor(&mut self, tensor: &Tensor) -> Table {
         let shape = self.builder.create_vector(&tensor.shape);
         let name = self.builder.create_string(&tensor.name);
+        let quantization = tensor.quantization.as_ref().map(|quantization| self.quantization(quantization));
         let start = self.builder.start_table();
+        if let Some(quantization) = quantization {
+            self.builder.push_slot_always(field(slot::tensor::QUANTIZATION), quantization);
+        }
         self.builder.push_slot_always(field(slot::tensor::NAME), name);
         self.builder.push_slot_always(field(slot::tensor::BUFFER), tensor.buffer);
         self.builder.push_slot_always(field(slot::tensor::SHAPE), shape);
         self.builder.push_slot_always(field(slot::tensor::HAS_RANK), true);
         self.builder.push_slot_always(field(slot::tensor::TYPE), tensor.kind);
         self.builder.end_table(start)
+    }
+
+    /// Zero points stand there although they are zero: kernels want as many as there are scales.
+    fn quantization(&mut self, quantization: &Quantization) -> Table {
+        match quantization {
+            Quantization::Channels(scales) => {
+                let zeros = self.builder.create_vector(&vec![0i64; scales.len()]);
+                let scales = self.builder.create_vector(scales);
+                let start = self.builder.start_table();
+                self.builder.push_slot_always(field(slot::quantization::ZERO_POINT), zeros);
+                self.builder.push_slot_always(field(slot::quantization::SCALE), scales);
+                self.builder.push_slot_always(field(slot::quantization::QUANTIZED_DIMENSION), 0i32);
+                self.builder.end_table(start)
+            }
+            Quantization::Blocks { scales, size } => {
+                let start = self.builder.start_table();
+                self.builder.push_slot_always(field(slot::blockwise::SCALES), *scales);
+                self.builder.push_slot_always(field(slot::blockwise::ZERO_POINTS), ABSENT);
+                self.builder.push_slot_always(field(slot::blockwise::BLOCK_SIZE), *size);
+                let details = self.builder.end_table(start);
+                let start = self.builder.start_table();
+                self.builder.push_slot_always(field(slot::quantization::DETAILS), details);
+                self.builder.push_slot_always(field(slot::quantization::QUANTIZED_DIMENSION), 0i32);
+                self.builder.push_slot_always(field(slot::quantization::DETAILS_TYPE), BLOCKWISE);
+                self.builder.end_table(start)
+            }
+        }
     }
 
     fn operator(&mut self, operator: &Operator, codes: &[&Builtin]) -> Table {

@@ -21,6 +21,10 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Rewritten {
         Op::Concat(op) => concat(b, op, operands),
         Op::Slice(op) if b.ty(operands[0]).shape == op.sizes => Ok(Some(operands.clone())),
         Op::Cast(op) if b.ty(operands[0]).dtype == op.dtype => Ok(Some(operands.clone())),
+        // Codes stand for numbers of the type that they are used in.
+        Op::Cast(op) if is_encoded(b, operands[0]) => {
+            b.cast_weight(operands[0], op.dtype).map(|y| Some(vec![y]))
+        }
         Op::Conv2d(op) if op.layout == Layout::Nchw => maps::conv2d(b, op, operands),
         Op::Conv2d(op) => with_bias(b, op, operands),
         Op::GroupNorm(op) => maps::group_norm(b, op, operands),
@@ -38,6 +42,11 @@ pub fn is_constant(b: &Builder, value: ValueId) -> bool {
         _ => value,
     };
     b.as_weight(stored).is_some()
+}
+
+/// Whether the value is a weight that is stored as codes.
+fn is_encoded(b: &Builder, value: ValueId) -> bool {
+    b.as_weight(value).is_some_and(|weight| weight.coded().is_some())
 }
 
 /// The op on operands cast to f32, its results cast back, which is how ops in f16 are defined. Kernels for f16 are too new.
@@ -61,6 +70,9 @@ fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
         let out = b.ty(y).last();
         return Ok(Some(vec![b.reshape(y, [out])?]));
     }
+    if is_encoded(b, weight) {
+        return with_stored_bias(b, operands);
+    }
     if is_constant(b, weight) {
         return Ok(None);
     }
@@ -69,6 +81,21 @@ fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
         y = b.add(y, bias)?;
     }
     Ok(Some(vec![y]))
+}
+
+/// Beside codes XNNPACK takes a bias in f32 alone: a dequantized one stops the delegate.
+fn with_stored_bias(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
+    let &[x, weight, bias] = operands else { return Ok(None) };
+    let Some(stored) =
+        b.maker(bias).filter(|made| matches!(made.op, Op::Cast(_))).map(|made| made.operands[0])
+    else {
+        return Ok(None);
+    };
+    if b.as_weight(stored).is_none() {
+        return Ok(None);
+    }
+    let bias = b.cast_weight(stored, DType::F32)?;
+    Ok(Some(vec![b.linear(x, weight, Some(bias))?]))
 }
 
 fn embedding(b: &mut Builder, operands: &[ValueId]) -> Rewritten {

@@ -57,7 +57,22 @@ pub mod slot {
         pub const TYPE: u16 = 1;
         pub const BUFFER: u16 = 2;
         pub const NAME: u16 = 3;
+        pub const QUANTIZATION: u16 = 4;
         pub const HAS_RANK: u16 = 8;
+    }
+    /// `QuantizationParameters`. `details` is a union: its type and its table.
+    pub mod quantization {
+        pub const SCALE: u16 = 2;
+        pub const ZERO_POINT: u16 = 3;
+        pub const DETAILS_TYPE: u16 = 4;
+        pub const DETAILS: u16 = 5;
+        pub const QUANTIZED_DIMENSION: u16 = 6;
+    }
+    /// `BlockwiseQuantization`.
+    pub mod blockwise {
+        pub const SCALES: u16 = 0;
+        pub const ZERO_POINTS: u16 = 1;
+        pub const BLOCK_SIZE: u16 = 2;
     }
     /// `Operator`. A union is two fields: its type and its table.
     pub mod operator {
@@ -140,7 +155,12 @@ pub mod tensor_type {
     pub const FLOAT32: i8 = 0;
     pub const FLOAT16: i8 = 1;
     pub const INT32: i8 = 2;
+    pub const INT8: i8 = 9;
+    pub const INT4: i8 = 17;
 }
+
+/// The number of `BlockwiseQuantization` in the union `QuantizationDetails`.
+pub const BLOCKWISE: u8 = 2;
 
 /// `Padding`.
 pub mod padding {
@@ -179,8 +199,12 @@ builtins! {
     CONV_2D = "CONV_2D" 3 1 1 [1, 5];
     CONV_2D_GROUPED = "CONV_2D" 3 6 1 [2, 9];
     DEQUANTIZE = "DEQUANTIZE" 6 3 38 [1, 15];
+    DEQUANTIZE_INT8 = "DEQUANTIZE" 6 5 38 [2, 7];
     EMBEDDING_LOOKUP = "EMBEDDING_LOOKUP" 7 1 0 [1, 13];
     FULLY_CONNECTED = "FULLY_CONNECTED" 9 5 8 [2, 0];
+    FULLY_CONNECTED_INT4 = "FULLY_CONNECTED" 9 10 8 [2, 11];
+    FULLY_CONNECTED_INT8 = "FULLY_CONNECTED" 9 12 8 [2, 17];
+    FULLY_CONNECTED_BLOCKS = "FULLY_CONNECTED" 9 13 8 [2, 18];
     LOGISTIC = "LOGISTIC" 14 1 0 [1, 14];
     MUL = "MUL" 18 1 21 [1, 5];
     RELU = "RELU" 19 1 0 [1, 5];

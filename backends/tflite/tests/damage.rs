@@ -118,6 +118,8 @@ const fn buffer(index: usize) -> Step {
     (4, Some(index))
 }
 const OPTIONS: Step = (4, None);
+const QUANTIZATION: Step = (4, None);
+const DETAILS: Step = (5, None);
 const fn field(slot: usize) -> Step {
     (slot, None)
 }
@@ -136,7 +138,8 @@ const FAULTS: &[Fault] = &[
     ("gelu_tanh_f32", &[SUBGRAPH, operator(0), (2, Some(0))], &[0], "made twice"),
     ("gelu_tanh_f32", &[SUBGRAPH, operator(0), field(3)], &[3], "options of type 3"),
     ("gelu_tanh_f32", &[SUBGRAPH, operator(0), OPTIONS, field(0)], &[2], "GELU has 2 where 0 or 1 stands"),
-    ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(1)], &[9], "numbers of type 9"),
+    ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(1)], &[3], "numbers of type 3"),
+    ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(1)], &[9], "the codes of x are not behind"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(2)], &[200], "has no buffer"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(2)], &[1], "x has numbers of its own"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(8)], &[0], "no fixed number of axes"),
@@ -167,6 +170,35 @@ const FAULTS: &[Fault] = &[
     ("large_f32", &[buffer(1), field(2)], &[0xff, 0xff, 0xff], "share some of their bytes"),
     ("large_f32", &[buffer(1), field(2)], &[0, 0, 0], "a buffer has the offset"),
     ("large_f32", &[SUBGRAPH, tensor(1), (0, Some(0))], &[5], "w has 2160000 bytes"),
+    ("encoded_rows", &[SUBGRAPH, tensor(1), field(1)], &[17], "w has 768 bytes"),
+    ("encoded_rows", &[SUBGRAPH, tensor(1), field(1)], &[0], "w has scales, but no codes"),
+    ("encoded_rows", &[SUBGRAPH, tensor(1), QUANTIZATION, field(6)], &[1], "scales along a later axis"),
+    ("encoded_rows", &[SUBGRAPH, tensor(1), QUANTIZATION, (3, Some(0))], &[1], "w has a zero point"),
+    (
+        "encoded_rows",
+        &[SUBGRAPH, tensor(1), QUANTIZATION, (2, Some(0))],
+        &[0, 0, 0x80, 0x7f],
+        "no finite number",
+    ),
+    ("encoded_rows", &[CODE, field(2)], &[10], "FULLY_CONNECTED is of version 10, expected 12"),
+    ("encoded_rows", &[CODE, field(2)], &[11], "FULLY_CONNECTED of version 11"),
+    ("encoded_blocks", &[SUBGRAPH, tensor(2), QUANTIZATION, field(4)], &[1], "details of type 1"),
+    ("encoded_blocks", &[SUBGRAPH, tensor(2), QUANTIZATION, DETAILS, field(0)], &[9], "no tensor 9"),
+    (
+        "encoded_blocks",
+        &[SUBGRAPH, tensor(2), QUANTIZATION, DETAILS, field(0)],
+        &[0],
+        "nothing uses w.scales",
+    ),
+    ("encoded_blocks", &[SUBGRAPH, tensor(2), QUANTIZATION, DETAILS, field(1)], &[0], "w has zero points"),
+    (
+        "encoded_blocks",
+        &[SUBGRAPH, tensor(2), QUANTIZATION, DETAILS, field(2)],
+        &[64],
+        "are not the scales of w",
+    ),
+    ("encoded_blocks", &[SUBGRAPH, tensor(2), QUANTIZATION, DETAILS, field(2)], &[33], "blocks of 33"),
+    ("encoded_map", &[(1, Some(0)), field(2)], &[3], "is not for these codes"),
 ];
 
 #[test]

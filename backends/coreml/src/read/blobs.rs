@@ -9,19 +9,78 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use snapc_ir::{DType, Error, Place, Result};
 
 use super::Reading;
+
+/// What the numbers of a blob are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// f16 or f32.
+    Float(DType),
+    /// Two's complement of so many bits.
+    Signed {
+        /// 4 or 8.
+        bits: usize,
+    },
+    /// So many bits, the first number in the lowest ones.
+    Unsigned {
+        /// 2, 3, 4, 6 or 8.
+        bits: usize,
+    },
+}
+
+impl Element {
+    fn of_code(code: u32) -> Option<Self> {
+        Some(match code {
+            1 => Element::Float(DType::F16),
+            2 => Element::Float(DType::F32),
+            3 => Element::Unsigned { bits: 8 },
+            4 => Element::Signed { bits: 8 },
+            8 => Element::Signed { bits: 4 },
+            10 => Element::Unsigned { bits: 2 },
+            11 => Element::Unsigned { bits: 4 },
+            12 => Element::Unsigned { bits: 3 },
+            13 => Element::Unsigned { bits: 6 },
+            _ => return None,
+        })
+    }
+
+    fn bits(self) -> usize {
+        match self {
+            Element::Float(dtype) => 8 * dtype.size(),
+            Element::Signed { bits } | Element::Unsigned { bits } => bits,
+        }
+    }
+
+    /// The bits of signed integers; `None` where they are others.
+    pub fn signed_bits(self) -> Option<usize> {
+        match self {
+            Element::Signed { bits } => Some(bits),
+            Element::Float(_) | Element::Unsigned { .. } => None,
+        }
+    }
+}
 
 /// The numbers of one blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blob {
     /// Their type.
-    pub dtype: DType,
+    pub element: Element,
     /// Where they start.
     pub start: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bits of the last byte that hold none.
+    padding: u64,
+}
+
+impl Blob {
+    /// How many numbers there are.
+    pub fn count(&self) -> u64 {
+        (self.bytes * 8 - self.padding) / self.element.bits() as u64
+    }
 }
 
 /// The blobs of a weight file by the offset of their metadata.
@@ -46,6 +105,32 @@ impl Blobs {
     /// The blob whose metadata is at `offset`.
     pub fn at(&self, offset: u64) -> Reading<Blob> {
         self.blobs.get(&offset).copied().ok_or_else(|| format!("the weight file has no metadata at {offset}"))
+    }
+
+    /// The numbers of a blob of floating point.
+    pub fn floats(&self, blob: &Blob) -> Reading<Vec<f32>> {
+        let bytes = self.numbers(blob)?;
+        match blob.element {
+            Element::Float(DType::F16) => {
+                Ok(bytes.as_chunks::<2>().0.iter().map(|half| f16::from_le_bytes(*half).to_f32()).collect())
+            }
+            Element::Float(_) => {
+                Ok(bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect())
+            }
+            Element::Signed { .. } | Element::Unsigned { .. } => Err("its numbers are integers".to_string()),
+        }
+    }
+
+    /// Whether all bytes of a blob are zero.
+    pub fn is_zero(&self, blob: &Blob) -> Reading<bool> {
+        Ok(self.numbers(blob)?.iter().all(|&byte| byte == 0))
+    }
+
+    fn numbers(&self, blob: &Blob) -> Reading<Vec<u8>> {
+        let failed = |error: std::io::Error| format!("the weight file cannot be read: {error}");
+        let mut bytes = vec![0; blob.bytes as usize];
+        File::open(&self.path).and_then(|file| file.read_exact_at(&mut bytes, blob.start)).map_err(failed)?;
+        Ok(bytes)
     }
 
     /// Checks that each blob is named by a constant: one that is not would ship for nothing.
@@ -89,19 +174,21 @@ fn blob(record: &[u8; 64], at: u64) -> Reading<Blob> {
     if u32_at(record, 0) != 0xDEAD_BEEF {
         return Err("has no metadata".to_string());
     }
-    let dtype = match u32_at(record, 4) {
-        1 => DType::F16,
-        2 => DType::F32,
-        code => return Err(format!("is of type {code}, expected 1 (f16) or 2 (f32)")),
-    };
-    let (bytes, start) = (u64_at(record, 8), u64_at(record, 16));
-    if bytes == 0 || bytes % dtype.size() as u64 != 0 || start != at + 64 {
+    let code = u32_at(record, 4);
+    let element = Element::of_code(code)
+        .ok_or_else(|| format!("is of type {code}, expected 1 (f16), 2 (f32) or one of codes"))?;
+    let (bytes, start, padding) = (u64_at(record, 8), u64_at(record, 16), u64_at(record, 24));
+    if padding > 0 && (padding >= 8 || element.bits() >= 8) {
+        return Err(format!("has {padding} padding bits"));
+    }
+    let bits = u128::from(bytes) * 8;
+    if bytes == 0 || (bits - u128::from(padding)) % element.bits() as u128 != 0 || start != at + 64 {
         return Err(format!("has {bytes} bytes from {start} on"));
     }
-    if record[24..].iter().any(|&byte| byte != 0) {
-        return Err("has padding bits or uses reserved bytes".to_string());
+    if record[32..].iter().any(|&byte| byte != 0) {
+        return Err("uses reserved bytes".to_string());
     }
-    Ok(Blob { dtype, start, bytes })
+    Ok(Blob { element, start, bytes, padding })
 }
 
 /// The next multiple of 64; what lies between must be zeros.

@@ -8,7 +8,7 @@ use half::f16;
 use snapc_ir::{DType, TensorType};
 
 use super::Reading;
-use super::blobs::Blobs;
+use super::blobs::{Blobs, Element};
 
 /// The weight file as a program names it.
 const WEIGHT_FILE: &str = "@model_path/weights/weight.bin";
@@ -48,7 +48,7 @@ impl Constant {
         if !value.doc_string.is_empty() {
             return Err("it has a docString".to_string());
         }
-        let (data_type, shape) = shaped(value.r#type.as_ref())?;
+        let (data_type, shape) = shaped(value.r#type.as_ref(), MOST_AXES)?;
         let count: usize = shape.iter().product();
         let numbers = match &value.value {
             Some(Content::ImmediateValue(immediate)) => match &immediate.value {
@@ -58,15 +58,48 @@ impl Constant {
                 }
                 _ => return Err("it is no tensor".to_string()),
             },
-            Some(Content::BlobFileValue(file)) => {
-                if file.file_name != WEIGHT_FILE {
-                    return Err(format!("it lies in `{}`, expected {WEIGHT_FILE}", file.file_name));
-                }
-                in_file(data_type, count, file.offset, blobs)?
-            }
+            Some(Content::BlobFileValue(_)) => in_file(data_type, count, blob_of(value)?, blobs)?,
             None => return Err("it has no value".to_string()),
         };
         Ok(Constant { data_type, shape, numbers })
+    }
+}
+
+impl Constant {
+    /// Its integers.
+    pub fn ints(&self) -> Reading<&[i32]> {
+        match &self.numbers {
+            Numbers::Ints(values) => Ok(values),
+            _ => Err("it is no list of integers".to_string()),
+        }
+    }
+}
+
+/// The metadata offset of a value that lies in the weight file.
+pub fn blob_of(value: &Value) -> Reading<u64> {
+    if !value.doc_string.is_empty() {
+        return Err("it has a docString".to_string());
+    }
+    match &value.value {
+        Some(Content::BlobFileValue(file)) if file.file_name == WEIGHT_FILE => Ok(file.offset),
+        Some(Content::BlobFileValue(file)) => {
+            Err(format!("it lies in `{}`, expected {WEIGHT_FILE}", file.file_name))
+        }
+        _ => Err("it does not lie in the weight file".to_string()),
+    }
+}
+
+/// The bytes of a value whose type stands as such in the program.
+pub fn raw_bytes(value: &Value) -> Reading<&[u8]> {
+    let Some(Content::ImmediateValue(immediate)) = &value.value else {
+        return Err("it does not stand in the program".to_string());
+    };
+    match &immediate.value {
+        Some(ImmediateContent::Tensor(tensor)) => match &tensor.value {
+            Some(TensorContent::Bytes(bytes)) if value.doc_string.is_empty() => Ok(&bytes.values),
+            _ => Err("its numbers are not given as bytes".to_string()),
+        },
+        _ => Err("it is no tensor".to_string()),
     }
 }
 
@@ -74,10 +107,10 @@ fn in_file(data_type: DataType, count: usize, metadata: u64, blobs: &Blobs) -> R
     let blob = blobs.at(metadata)?;
     let dtype = element_type(data_type)?;
     let bytes = (count as u64).saturating_mul(dtype.size() as u64);
-    if blob.dtype != dtype || blob.bytes != bytes {
+    if blob.element != Element::Float(dtype) || blob.bytes != bytes {
         return Err(format!(
-            "its blob has {} bytes of {}, its type {bytes} of {dtype}",
-            blob.bytes, blob.dtype
+            "its blob has {} bytes of {:?}, its type {bytes} of {dtype}",
+            blob.bytes, blob.element
         ));
     }
     Ok(Numbers::Blob { metadata, start: blob.start })
@@ -115,8 +148,8 @@ fn immediate_numbers(data_type: DataType, count: usize, content: &TensorContent)
     Ok(numbers)
 }
 
-/// The element type and the sizes of a tensor type; no size is 0 and their product is bounded.
-pub fn shaped(ty: Option<&ValueType>) -> Reading<(DataType, Vec<usize>)> {
+/// The element type and the sizes of a tensor type of at most so many axes; no size is 0 and their product is bounded.
+pub fn shaped(ty: Option<&ValueType>, most_axes: usize) -> Reading<(DataType, Vec<usize>)> {
     let Some(value_type::Type::TensorType(tensor)) = ty.and_then(|ty| ty.r#type.as_ref()) else {
         return Err("it is no tensor".to_string());
     };
@@ -134,8 +167,8 @@ pub fn shaped(ty: Option<&ValueType>) -> Reading<(DataType, Vec<usize>)> {
         })
         .collect::<Option<_>>()
         .ok_or("a size is unknown, 0 or too large")?;
-    if shape.len() > MOST_AXES {
-        return Err(format!("it has {} axes, more than {MOST_AXES}", shape.len()));
+    if shape.len() > most_axes {
+        return Err(format!("it has {} axes, more than {most_axes}", shape.len()));
     }
     if tensor.rank != shape.len() as i64 || !tensor.attributes.is_empty() {
         return Err(format!("its rank is {}, it has {} sizes", tensor.rank, shape.len()));
@@ -149,7 +182,7 @@ pub fn shaped(ty: Option<&ValueType>) -> Reading<(DataType, Vec<usize>)> {
 
 /// The type of a value that a graph can have.
 pub fn tensor_type(ty: Option<&ValueType>) -> Reading<TensorType> {
-    let (data_type, shape) = shaped(ty)?;
+    let (data_type, shape) = shaped(ty, MOST_AXES)?;
     Ok(TensorType::new(element_type(data_type)?, shape))
 }
 

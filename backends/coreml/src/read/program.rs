@@ -9,6 +9,7 @@ use snapc_weights::Region;
 
 use super::blobs::Blobs;
 use super::constants::{Constant, Numbers, element_type, tensor_type};
+use super::constexpr::{self, Encoded};
 use super::{Made, Reading, ops};
 
 /// The most operations and inputs that a function may have: a bound on the work of reading one.
@@ -111,6 +112,9 @@ impl Reader {
         if !operation.blocks.is_empty() {
             return Err("it has blocks".to_string());
         }
+        if let Some(encoded) = constexpr::read(operation, self.specification, blobs)? {
+            return self.encoded(operation, encoded, blobs);
+        }
         let is_constant = operation.r#type == "const";
         let mut attributes: Vec<&str> = operation.attributes.keys().map(String::as_str).collect();
         attributes.sort_unstable();
@@ -137,6 +141,26 @@ impl Reader {
             self.define(&output.name, value)?;
         }
         Ok(())
+    }
+
+    /// A weight that is stored as codes.
+    fn encoded(&mut self, operation: &Operation, encoded: Encoded, blobs: &Blobs) -> Reading<()> {
+        let ([output], Some(name)) = (&operation.outputs[..], operation.attributes.get("name")) else {
+            return Err("it has no name, or not one output".to_string());
+        };
+        if !matches!(Constant::read(name, blobs)?.numbers, Numbers::Text(_)) {
+            return Err("its name is no text".to_string());
+        }
+        let (declared, made) = (tensor_type(output.r#type.as_ref())?, encoded.ty());
+        if declared != made {
+            return Err(format!("{} is declared as {declared}, it is {made}", output.name));
+        }
+        self.blobs_used.extend(&encoded.blobs_used);
+        let dims = made.shape.iter().copied().map(Dim::fixed).collect();
+        let weight = Weight { dtype: made.dtype, ..Weight::tensor(&output.name, made.dtype, dims) };
+        let value = self.builder.weight(weight).map_err(|error| error.to_string())?;
+        self.regions.push(Region { name: output.name.clone(), ..encoded.region });
+        self.define(&output.name, value)
     }
 
     fn constant(&mut self, operation: &Operation, blobs: &Blobs) -> Reading<()> {

@@ -5,7 +5,7 @@ use snapc_ir::ops::{
     Pattern, Relu, RmsNorm, Rotary, Silu, Split, SplitHeads, SplitTokens, TimestepEmbedding, TokensFromMap,
     UpsampleNearest,
 };
-use snapc_ir::{DType, Dim, Grid, Result, TensorType, ValueId, Weight};
+use snapc_ir::{DType, Dim, Encoding, Grid, Result, TensorType, ValueId, Weight};
 
 use super::{Case, Maker};
 
@@ -20,6 +20,9 @@ pub fn cases() -> Vec<Case> {
     case("linear_computed", linear_computed);
     case("linear_and_gelu", linear_and_gelu);
     case("linear_of_a_recipe", linear_of_a_recipe);
+    case("encoded_rows", |m| encoded_linear(m, Encoding::int(8, None)));
+    case("encoded_palette", |m| encoded_linear(m, Encoding::palette(4, None)));
+    case("encoded_map", encoded_map);
     case("conv2d", |m| conv2d(m, 3, 1, 1, 1, true));
     case("conv2d_strided", |m| conv2d(m, 2, 2, 0, 1, true));
     case("conv2d_grouped", |m| conv2d(m, 3, 1, 1, 2, false));
@@ -145,6 +148,26 @@ fn linear_of_a_recipe(m: &mut Maker) -> Result<()> {
     weight.transpose(&[1, 0])?;
     let weight = m.b.weight(weight)?;
     let y = m.b.linear(x, weight, None)?;
+    m.output(y)
+}
+
+fn encoded_linear(m: &mut Maker, encoding: Encoding) -> Result<()> {
+    let x = m.input(&[3, 6])?;
+    let mut weight = Weight::tensor("fc.weight", DType::F32, vec![Dim::fixed(16), Dim::fixed(6)]);
+    weight.dtype = m.dtype;
+    weight.encode(encoding)?;
+    let weight = m.b.weight(weight)?;
+    let y = m.b.linear(x, weight, None)?;
+    m.output(y)
+}
+
+fn encoded_map(m: &mut Maker) -> Result<()> {
+    let x = m.input(&[1, 4, 5, 5])?;
+    let mut weight = Weight::tensor("conv.weight", DType::F32, [6, 4, 3, 3].map(Dim::fixed).to_vec());
+    weight.dtype = m.dtype;
+    weight.encode(Encoding::palette(6, None))?;
+    let weight = m.b.weight(weight)?;
+    let y = m.b.one(Conv2d { stride: 1, padding: 1, layout: Layout::Nchw }, &[x, weight])?;
     m.output(y)
 }
 

@@ -57,6 +57,11 @@ impl<'a> Table<'a> {
         number::<u16, 2>(self.bytes, self.fields + at, u16::from_le_bytes).map(usize::from)
     }
 
+    /// Whether a field is given.
+    pub fn has(&self, slot: u16) -> Result<bool> {
+        self.place(slot).map(|place| place != 0)
+    }
+
     fn scalar<T, const N: usize>(&self, slot: u16, of: fn([u8; N]) -> T) -> Result<Option<T>> {
         let place = self.place(slot)?;
         if place == 0 {
@@ -131,11 +136,25 @@ impl<'a> Table<'a> {
 
     /// A vector of at most `most` integers.
     pub fn ints(&self, slot: u16, most: usize) -> Result<Vec<i32>> {
-        let Some(Entries { at, count }) = self.entries(slot, 4)? else { return Ok(Vec::new()) };
+        self.numbers(slot, most, i32::from_le_bytes)
+    }
+
+    /// A vector of at most `most` numbers.
+    pub fn floats(&self, slot: u16, most: usize) -> Result<Vec<f32>> {
+        self.numbers(slot, most, f32::from_le_bytes)
+    }
+
+    /// A vector of at most `most` wide integers.
+    pub fn longs(&self, slot: u16, most: usize) -> Result<Vec<i64>> {
+        self.numbers(slot, most, i64::from_le_bytes)
+    }
+
+    fn numbers<T, const N: usize>(&self, slot: u16, most: usize, of: fn([u8; N]) -> T) -> Result<Vec<T>> {
+        let Some(Entries { at, count }) = self.entries(slot, N)? else { return Ok(Vec::new()) };
         if count > most {
             return Err(Error::input(format!("{} has a list of {count} numbers", self.name)));
         }
-        (0..count).map(|index| number(self.bytes, at + 4 * index, i32::from_le_bytes)).collect()
+        (0..count).map(|index| number(self.bytes, at + N * index, of)).collect()
     }
 
     /// A table.

@@ -1,6 +1,7 @@
 //! A file back into a graph, by TFLite's schema and the operators' kernels and not by the writer. What could be read in two ways, or
 //! is not of snapc's making, is an error.
 
+mod encoded;
 mod flat;
 mod operators;
 mod tensors;
@@ -16,6 +17,7 @@ use crate::pack::LONGEST;
 use crate::schema::{
     ALIGNMENT, BUILTINS, Builtin, FILE_IDENTIFIER, MIN_RUNTIME, SIGNATURE, TAIL, VERSION, slot,
 };
+use encoded::Blockwise;
 use flat::Table;
 use operators::{Operator, Reader};
 use tensors::{Buffer, Tensor};
@@ -95,7 +97,8 @@ pub fn read_signatures(path: &Path) -> Result<Vec<ReadSignature>> {
     let found = read_model(&bytes, length).at(place)?;
     found
         .into_iter()
-        .map(|(key, graph, regions)| {
+        .map(|(key, graph, regions, blockwise)| {
+            let regions = encoded::with_scales(path, regions, &blockwise)?;
             Ok(ReadSignature { key, graph, store: Store::from_regions(path, regions)? })
         })
         .collect()
@@ -137,8 +140,8 @@ fn first_weight(bytes: &[u8]) -> Result<Option<u64>> {
     Ok(offsets.into_iter().filter(|&offset| offset > 1).min())
 }
 
-/// The key, the graph and the places of the weights of each signature.
-type Signatures = Vec<(String, Graph, Vec<Region>)>;
+/// The key, the graph and the places of the weights of each signature, and which of those have scales in the file.
+type Signatures = Vec<(String, Graph, Vec<Region>, Vec<Blockwise>)>;
 
 fn read_model(bytes: &[u8], length: u64) -> Result<Signatures> {
     let model = Table::root(bytes, "Model", FILE_IDENTIFIER, MODEL)?;
@@ -180,12 +183,12 @@ fn read_model(bytes: &[u8], length: u64) -> Result<Signatures> {
         let operators = operators(subgraph, &codes)?;
         let builder = Builder::new(subgraph.text(slot::subgraph::NAME)?, Stage::Legal("tflite".to_string()));
         let read = Reader::new(builder, tensors, &buffers).graph(&inputs, &outputs, &operators);
-        let (graph, regions) = match subgraphs.len() {
+        let (graph, regions, blockwise) = match subgraphs.len() {
             1 => read?,
             // Names of nodes and tensors are those of several graphs.
             _ => read.at(|| Place::Node(format!("signature {key}")))?,
         };
-        found.push((key.to_string(), graph, regions));
+        found.push((key.to_string(), graph, regions, blockwise));
     }
     Ok(found)
 }

@@ -4,9 +4,10 @@ use snapc_ir::ops::{
     Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, Layout, Linear, Matmul, Mul, Op, ReduceMean,
     Relu, Reshape, Rsqrt, Sigmoid, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
 };
-use snapc_ir::{Builder, Context, DType, Error, Graph, Place, Result, ValueId};
+use snapc_ir::{Builder, Context, DType, Error, Graph, Place, Result, TensorType, ValueId};
 use snapc_weights::Region;
 
+use super::encoded::{Blockwise, Codes};
 use super::flat::Table;
 use super::require;
 use super::tensors::{Buffer, Constant, Tensor, size, sizes};
@@ -43,6 +44,8 @@ enum Held {
     Integers(Vec<i32>),
     /// A map with so many zeros around it, for the convolution that follows.
     Padded(ValueId, usize),
+    /// The numbers of codes, for a FULLY_CONNECTED of that version or a DEQUANTIZE.
+    Codes(ValueId, i32),
 }
 
 /// The graph that is being read.
@@ -53,13 +56,15 @@ pub struct Reader<'a> {
     held: Vec<Option<Held>>,
     /// How often operators and outputs read each tensor.
     uses: Vec<usize>,
+    /// Codes whose scales lie in the file.
+    blockwise: Vec<Blockwise>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of a subgraph with these tensors.
     pub fn new(builder: Builder, tensors: &'a [Tensor<'a>], buffers: &'a [Buffer<'a>]) -> Self {
         let held = tensors.iter().map(|_| None).collect();
-        Reader { builder, tensors, buffers, held, uses: vec![0; tensors.len()] }
+        Reader { builder, tensors, buffers, held, uses: vec![0; tensors.len()], blockwise: Vec::new() }
     }
 
     /// Reads all; gives the graph and where its weights are.
@@ -68,12 +73,15 @@ impl<'a> Reader<'a> {
         inputs: &[(&str, usize)],
         outputs: &[(&str, usize)],
         operators: &[Operator],
-    ) -> Result<(Graph, Vec<Region>)> {
+    ) -> Result<(Graph, Vec<Region>, Vec<Blockwise>)> {
         for operator in operators {
             for &tensor in operator.inputs.iter().filter(|&&tensor| tensor != ABSENT) {
                 let tensor = self.index(tensor)?;
                 self.uses[tensor] += 1;
             }
+        }
+        for scales in self.tensors.iter().filter_map(|tensor| tensor.codes.as_ref()?.scales()) {
+            *self.uses.get_mut(scales).ok_or_else(|| missing(scales))? += 1;
         }
         for &(name, tensor) in outputs {
             let uses = self.uses.get_mut(tensor).ok_or_else(|| missing(tensor))?;
@@ -94,7 +102,7 @@ impl<'a> Reader<'a> {
             let value = self.value(tensor).at(|| Place::Node(name.to_string()))?;
             self.builder.output(name, value);
         }
-        Ok((self.builder.finish()?, regions))
+        Ok((self.builder.finish()?, regions, self.blockwise))
     }
 
     fn constants(&mut self) -> Result<Vec<Region>> {
@@ -109,12 +117,34 @@ impl<'a> Reader<'a> {
                 Constant::Weight(weight, region) => {
                     regions.extend(region);
                     let taken = self.builder.weight(*weight);
-                    Held::Value(taken.map_err(|error| error.as_class(snapc_ir::Class::Input)).at(place)?)
+                    let value = taken.map_err(|error| error.as_class(snapc_ir::Class::Input)).at(place)?;
+                    match &tensor.codes {
+                        Some(codes) => Held::Codes(value, codes.version()),
+                        None => Held::Value(value),
+                    }
                 }
             };
             self.hold(number, held)?;
+            if let Some(scales) = tensor.codes.as_ref().and_then(Codes::scales) {
+                self.blockwise.push(self.scales_of(tensor, scales).at(place)?);
+            }
         }
         Ok(regions)
+    }
+
+    /// The scales of blocks: a tensor of f16 of its own, behind the flatbuffer.
+    fn scales_of(&self, codes: &Tensor, number: usize) -> Result<Blockwise> {
+        let scales = self.tensors.get(number).ok_or_else(|| missing(number))?;
+        let buffer = self.buffers.get(scales.buffer).ok_or_else(|| missing(number))?;
+        let expected = codes.codes.as_ref().map(|of| of.coding(&codes.ty.shape).blocks).unwrap_or_default();
+        let fits = scales.ty == TensorType::new(DType::F16, expected) && self.uses[number] == 1;
+        require(fits, || format!("{} are not the scales of {}", scales.name, codes.name))?;
+        match scales.constant(buffer)? {
+            Some(Constant::Weight(_, Some(region))) => {
+                Ok(Blockwise { codes: codes.name.to_string(), scales: region })
+            }
+            _ => Err(Error::input(format!("{} are not behind the flatbuffer", scales.name))),
+        }
     }
 
     fn index(&self, tensor: i32) -> Result<usize> {
@@ -146,6 +176,7 @@ impl<'a> Reader<'a> {
         match &self.held[number] {
             Some(Held::Value(value)) => Ok(*value),
             Some(Held::Integers(_)) => Err(Error::input(format!("{name} is a list of integers, no value"))),
+            Some(Held::Codes(..)) => Err(Error::input(format!("{name} holds codes, no numbers"))),
             Some(Held::Padded(..)) => Err(Error::input(format!("{name} is padded for no convolution"))),
             None => Err(Error::input(format!("{name} is not made before"))),
         }
@@ -165,6 +196,7 @@ impl<'a> Reader<'a> {
         let operands = Operands { reader: self, operator };
         let made = match operator.builtin.name {
             "PAD" => vec![operands.pad()?],
+            "DEQUANTIZE" if operands.codes(0)?.is_some() => vec![operands.dequantize()?],
             "RESHAPE" if operands.is_copy()? => {
                 let only = |result: &usize| outputs.iter().any(|output| output.1 == *result);
                 let copied = matches!(&results[..], [result] if only(result) && self.uses[*result] == 1);
@@ -218,6 +250,24 @@ impl Operands<'_, '_> {
     fn value(&self, number: usize) -> Result<ValueId> {
         let (index, _) = self.held(number)?;
         self.reader.value(index)
+    }
+
+    /// The numbers of codes, and the version of FULLY_CONNECTED that takes these; `None` where the operand holds none.
+    fn codes(&self, number: usize) -> Result<Option<(ValueId, i32)>> {
+        match self.held(number)?.1 {
+            Held::Codes(value, version) => Ok(Some((*value, *version))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Kernels and XNNPACK unpack codes of 8 bits.
+    fn dequantize(&self) -> Result<Held> {
+        self.count(1)?;
+        let version = self.operator.builtin.version;
+        match self.codes(0)? {
+            Some((value, 12)) if version == 5 => Ok(Held::Value(value)),
+            _ => Err(Error::input(format!("DEQUANTIZE of version {version} is not for these codes"))),
+        }
     }
 
     fn values(&self) -> Result<Vec<ValueId>> {
@@ -313,7 +363,8 @@ impl Operands<'_, '_> {
                 Concat { axis: self.axis(axis, 0)? }.into()
             }
             "DEQUANTIZE" => {
-                require(self.dtype(0)? == DType::F16, || "DEQUANTIZE is not of f16".to_string())?;
+                let half = self.dtype(0)? == DType::F16 && self.operator.builtin.version == 3;
+                require(half, || "DEQUANTIZE is not of f16".to_string())?;
                 Cast { dtype: DType::F32 }.into()
             }
             "CAST" => self.cast()?.into(),
@@ -355,7 +406,13 @@ impl Operands<'_, '_> {
         self.count(3)?;
         let keep = self.options()?.bool(slot::fully_connected::KEEP_NUM_DIMS)?;
         require(keep, || "FULLY_CONNECTED drops axes".to_string())?;
-        let mut operands = vec![self.value(0)?, self.value(1)?];
+        let (weight, version) = match self.codes(1)? {
+            Some((weight, version)) => (weight, version),
+            None => (self.value(1)?, 5),
+        };
+        let found = self.operator.builtin.version;
+        require(found == version, || format!("FULLY_CONNECTED is of version {found}, expected {version}"))?;
+        let mut operands = vec![self.value(0)?, weight];
         if self.operator.inputs[2] != ABSENT {
             operands.push(self.value(2)?);
         }

@@ -4,6 +4,7 @@ use half::f16;
 use snapc_ir::{DType, Dim, Error, Result, TensorType, Weight, shape_text};
 use snapc_weights::Region;
 
+use super::encoded::Codes;
 use super::flat::Table;
 use super::require;
 use crate::legal::MOST_NUMBERS;
@@ -15,6 +16,7 @@ pub const KNOWN: &[u16] = &[
     slot::tensor::TYPE,
     slot::tensor::BUFFER,
     slot::tensor::NAME,
+    slot::tensor::QUANTIZATION,
     slot::tensor::HAS_RANK,
 ];
 
@@ -50,8 +52,11 @@ impl<'a> Buffer<'a> {
 /// A tensor.
 pub struct Tensor<'a> {
     pub name: &'a str,
+    /// Its numbers; those that codes stand for, where it has such.
     pub ty: TensorType,
     pub buffer: usize,
+    /// What its codes stand for.
+    pub codes: Option<Codes>,
 }
 
 /// What the numbers of a tensor are.
@@ -67,10 +72,12 @@ impl<'a> Tensor<'a> {
     pub fn read(table: &Table<'a>, buffers: &[Buffer]) -> Result<Self> {
         let name = table.text(slot::tensor::NAME)?;
         let kind = table.i8(slot::tensor::TYPE)?;
-        let dtype = match kind {
-            tensor_type::FLOAT32 => DType::F32,
-            tensor_type::FLOAT16 => DType::F16,
-            tensor_type::INT32 => DType::I32,
+        let (dtype, bits) = match kind {
+            tensor_type::FLOAT32 => (DType::F32, None),
+            tensor_type::FLOAT16 => (DType::F16, None),
+            tensor_type::INT32 => (DType::I32, None),
+            tensor_type::INT8 => (DType::F32, Some(8)),
+            tensor_type::INT4 => (DType::F32, Some(4)),
             other => return Err(Error::input(format!("{name} has numbers of type {other}"))),
         };
         require(table.bool(slot::tensor::HAS_RANK)?, || format!("{name} has no fixed number of axes"))?;
@@ -84,7 +91,22 @@ impl<'a> Tensor<'a> {
         require(ty.count() <= MOST_NUMBERS, || {
             format!("{name} is too large, with sizes {}", shape_text(&ty.shape))
         })?;
-        Ok(Tensor { name, ty, buffer })
+        let codes = match bits {
+            Some(bits) => {
+                let outside = matches!(found, Buffer::Outside { .. });
+                require(outside && ty.rank() > 0, || {
+                    format!("the codes of {name} are not behind the flatbuffer")
+                })?;
+                Some(Codes::read(table, name, bits, &ty.shape)?)
+            }
+            None => {
+                require(!table.has(slot::tensor::QUANTIZATION)?, || {
+                    format!("{name} has scales, but no codes")
+                })?;
+                None
+            }
+        };
+        Ok(Tensor { name, ty, buffer, codes })
     }
 
     /// The tensor's own numbers; `None` where an operator makes them.
@@ -95,16 +117,17 @@ impl<'a> Tensor<'a> {
             Buffer::Outside { size, .. } => *size,
         };
         let (name, ty) = (self.name, self.ty.clone());
-        require(bytes == ty.bytes() as u64, || {
-            format!("{name} has {bytes} bytes, {ty} takes {}", ty.bytes())
+        let coding = self.codes.as_ref().map(|codes| codes.coding(&ty.shape));
+        let expected = Region { coding, ..Region::plain(name, 0, ty.dtype, ty.shape.clone()) };
+        require(bytes == expected.bytes(), || {
+            format!("{name} has {bytes} bytes, {ty} takes {}", expected.bytes())
         })?;
         Ok(Some(match buffer {
             Buffer::Outside { offset, .. } => {
                 let dims = ty.shape.iter().copied().map(Dim::fixed).collect();
                 let mut weight = Weight::tensor(name, ty.dtype, dims);
                 weight.dtype = ty.dtype;
-                let name = name.to_string();
-                let region = Region::plain(name, *offset, ty.dtype, ty.shape);
+                let region = Region { offset: *offset, ..expected };
                 Constant::Weight(Box::new(weight), Some(region))
             }
             Buffer::Inline(data) if ty.dtype == DType::I32 => {

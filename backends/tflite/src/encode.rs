@@ -1,0 +1,109 @@
+//! Encoded weights in TFLite's words: tensors of integers with `QuantizationParameters` (google-ai-edge/LiteRT,
+//! `tflite/converter/schema/schema.fbs`), which FULLY_CONNECTED takes as they are and DEQUANTIZE unpacks for others.
+
+use snapc_ir::ops::Op;
+use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Node, Place, Result, Value, ValueId};
+
+use crate::schema::{
+    Builtin, DEQUANTIZE_INT8, FULLY_CONNECTED_BLOCKS, FULLY_CONNECTED_INT4, FULLY_CONNECTED_INT8,
+};
+
+/// Blocks of inputs are multiples of this: XNNPACK takes no others.
+const SMALLEST_BLOCK: usize = 32;
+
+/// How a weight's scales are said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A scale an output channel, axis 0, in the tensor's own description: f32.
+    Channels {
+        /// 8 or 4.
+        bits: usize,
+    },
+    /// A scale for so many inputs of an output channel, in a tensor of f16; the codes have 4 bits.
+    Blocks {
+        /// How many inputs.
+        size: usize,
+    },
+}
+
+impl Form {
+    /// The version of FULLY_CONNECTED that takes it.
+    pub fn fully_connected(self) -> &'static Builtin {
+        match self {
+            Form::Channels { bits: 8 } => FULLY_CONNECTED_INT8,
+            Form::Channels { .. } => FULLY_CONNECTED_INT4,
+            Form::Blocks { .. } => FULLY_CONNECTED_BLOCKS,
+        }
+    }
+
+    /// The version of DEQUANTIZE that takes it; none where XNNPACK leaves that out.
+    pub fn dequantize(self) -> Option<&'static Builtin> {
+        (self == Form::Channels { bits: 8 }).then_some(DEQUANTIZE_INT8)
+    }
+}
+
+/// The form of a weight that is stored as codes.
+///
+/// # Errors
+/// If TFLite, or XNNPACK, has none.
+pub fn form(coded: &Coded) -> Result<Form> {
+    let bits = match coded.code {
+        Code::Int { bits } => bits,
+        Code::Palette { bits } => {
+            return Err(Error::limit(format!(
+                "it is encoded as palette{bits}; TFLite has no look-up tables for weights"
+            ))
+            .help("use int8 or int4, or --allow-decode to store its numbers as they are"));
+        }
+    };
+    let channels =
+        coded.shape.first() == coded.blocks.first() && coded.blocks[1..].iter().all(|&blocks| blocks == 1);
+    let inputs = coded.shape.last().copied().unwrap_or_default();
+    if channels {
+        if bits == 4 && !inputs.is_multiple_of(2) {
+            return Err(Error::limit(format!("a row of {inputs} codes of 4 bits ends within a byte"))
+                .help("use int8 for it, or --allow-decode to store its numbers as they are"));
+        }
+        return Ok(Form::Channels { bits });
+    }
+    let sizes = coded.block_sizes();
+    match (bits, &sizes[..]) {
+        (4, &[1, size]) if size.is_multiple_of(SMALLEST_BLOCK) => Ok(Form::Blocks { size }),
+        _ => Err(Error::limit(format!("its int{bits} codes share scales in blocks of {sizes:?}"))
+            .help("use int8, or int4 in groups of 32 or a multiple, or --allow-decode to store its numbers as they are")),
+    }
+}
+
+/// Whether FULLY_CONNECTED alone reads a value, and as its weight.
+pub fn is_linear_weight(graph: &Graph, value: usize) -> bool {
+    let is = |id: &ValueId| id.index() == value;
+    let as_weight = |node: &Node| {
+        let places = (0..node.operands.len()).filter(|&place| is(&node.operands[place]));
+        matches!(node.op, Op::Linear(_)) && places.eq([1])
+    };
+    let mut readers = graph.nodes().iter().filter(|node| node.operands.iter().any(is));
+    readers.all(as_weight) && !graph.outputs().iter().any(|port| is(&port.value))
+}
+
+/// Checks that every weight that is stored as codes has a form, and a reader that takes it.
+///
+/// # Errors
+/// As [`form`], or where codes of 4 bits are read by another operator than FULLY_CONNECTED.
+pub fn check(graph: &Graph) -> Result<()> {
+    for (value, Value { def, .. }) in graph.values().iter().enumerate() {
+        let Def::Weight(weight) = *def else { continue };
+        let weight = graph.weight(weight);
+        let Some(coded) = weight.coded() else { continue };
+        let place = || Place::Tensor(weight.name.clone());
+        let form = form(&coded).at(place)?;
+        if weight.dtype != DType::F32 {
+            return Err(Error::bug(format!("codes of {} numbers", weight.dtype)).at(place()));
+        }
+        if form.dequantize().is_none() && !is_linear_weight(graph, value) {
+            return Err(Error::limit("codes of 4 bits are for FULLY_CONNECTED alone".to_string())
+                .at(place())
+                .help("use int8 for it, or --allow-decode to store its numbers as they are"));
+        }
+    }
+    Ok(())
+}
