@@ -34,7 +34,8 @@ impl Tenth {
         let latent = pipeline.latent_size(None)?;
         let imported = pipeline.import(PartName::Transformer, 1, latent)?;
         let widths = (pipeline.width(), pipeline.subnet("small")?);
-        let passes = Standard { widths, baking: None, precision: Precision::F32, weights_only: true };
+        let passes =
+            Standard { widths, baking: None, precision: Precision::F32, weights_only: true, quantize: None };
         let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
         let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage(), &nothing), None)?;
         let plain = Slice { from: widths.0, to: widths.1 }.run(&imported.graph)?;
