@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use snapc_backend::{Backend, LegalGraph, Part, legalize};
-use snapc_driver::{MinOs, Target};
+use snapc_driver::{Inspection, MinOs, Target};
 use snapc_interp::Interpreter;
 use snapc_ir::ops::{Add, Conv2d, Layout, Linear};
 use snapc_ir::{Builder, Class, Code, DType, Encoding, Graph, Result, Stage, TensorType, ValueId, Weight};
@@ -217,6 +217,12 @@ fn written_and_read_back(target: Target, versions: &[MinOs]) {
                     "{what}: {told}"
                 );
                 let (read, store) = backend.read(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+                match snapc_driver::inspect(&path).unwrap() {
+                    Inspection::Package { part, .. } => {
+                        assert_eq!(part.bytes, legal.weight_bytes(), "{what}")
+                    }
+                    other => panic!("{what}: {other:?}"),
+                }
                 let here = decoded(&legal, &Store::empty(), &|weight| weight.coded().is_some());
                 let is_coded = |weight: &Weight| match &weight.source {
                     snapc_ir::Source::Tensor { name, .. } => store.region(name).unwrap().coding.is_some(),
