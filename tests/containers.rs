@@ -357,3 +357,33 @@ fn bytes_a_weight() {
         }
     }
 }
+
+/// The scripts that check artifacts find what is wrong with encoded ones too.
+#[test]
+fn scripts_find_damage() {
+    for (target, min_os) in [
+        (Target::Onnx, MinOs::Ios18),
+        (Target::TfLite, MinOs::Ios18),
+        (Target::CoreMl, MinOs::Ios16),
+        (Target::CoreMl, MinOs::Ios18),
+    ] {
+        let backend = target.backend(min_os);
+        let folder = tempfile::tempdir().unwrap();
+        let mut paths = Vec::new();
+        for (number, encoding) in
+            [Encoding::int(8, None), Encoding::int(4, Some(32)), Encoding::palette(6, None)]
+                .iter()
+                .enumerate()
+        {
+            let case = case("linear", *encoding, [&[5, 64], &[12, 64]], linear_with_bias);
+            if holds(target, min_os, &case) {
+                let own = folder.path().join(number.to_string());
+                std::fs::create_dir(&own).unwrap();
+                let path = own.join(backend.artifact("case"));
+                write(backend.as_ref(), &legalize(&case.graph, backend.as_ref()).unwrap(), &path);
+                paths.push(path);
+            }
+        }
+        runtimes::self_test(target, &paths);
+    }
+}
