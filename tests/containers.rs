@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use snapc_backend::{Backend, LegalGraph, Part, legalize};
-use snapc_driver::{MinOs, Target};
+use snapc_driver::{Inspection, MinOs, Target};
 use snapc_interp::Interpreter;
 use snapc_ir::ops::{Add, Conv2d, Layout, Linear};
 use snapc_ir::{Builder, Class, Code, DType, Encoding, Graph, Result, Stage, TensorType, ValueId, Weight};
@@ -217,6 +217,12 @@ fn written_and_read_back(target: Target, versions: &[MinOs]) {
                     "{what}: {told}"
                 );
                 let (read, store) = backend.read(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+                match snapc_driver::inspect(&path).unwrap() {
+                    Inspection::Package { part, .. } => {
+                        assert_eq!(part.bytes, legal.weight_bytes(), "{what}")
+                    }
+                    other => panic!("{what}: {other:?}"),
+                }
                 let here = decoded(&legal, &Store::empty(), &|weight| weight.coded().is_some());
                 let is_coded = |weight: &Weight| match &weight.source {
                     snapc_ir::Source::Tensor { name, .. } => store.region(name).unwrap().coding.is_some(),
@@ -349,5 +355,35 @@ fn bytes_a_weight() {
             println!("{} {min_os} {encoding}: {found:.4}", target.name());
             assert!(found <= most, "{} {min_os} {encoding}: {found}", target.name());
         }
+    }
+}
+
+/// The scripts that check artifacts find what is wrong with encoded ones too.
+#[test]
+fn scripts_find_damage() {
+    for (target, min_os) in [
+        (Target::Onnx, MinOs::Ios18),
+        (Target::TfLite, MinOs::Ios18),
+        (Target::CoreMl, MinOs::Ios16),
+        (Target::CoreMl, MinOs::Ios18),
+    ] {
+        let backend = target.backend(min_os);
+        let folder = tempfile::tempdir().unwrap();
+        let mut paths = Vec::new();
+        for (number, encoding) in
+            [Encoding::int(8, None), Encoding::int(4, Some(32)), Encoding::palette(6, None)]
+                .iter()
+                .enumerate()
+        {
+            let case = case("linear", *encoding, [&[5, 64], &[12, 64]], linear_with_bias);
+            if holds(target, min_os, &case) {
+                let own = folder.path().join(number.to_string());
+                std::fs::create_dir(&own).unwrap();
+                let path = own.join(backend.artifact("case"));
+                write(backend.as_ref(), &legalize(&case.graph, backend.as_ref()).unwrap(), &path);
+                paths.push(path);
+            }
+        }
+        runtimes::self_test(target, &paths);
     }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use serde::Serialize;
 use snapc_coreml::MinOs;
 use snapc_frontends::{Part, Pipeline};
-use snapc_ir::{Error, Graph, Result, element_count};
+use snapc_ir::{Error, Graph, Result, Source, Weight, element_count};
 use snapc_passes::{Pass, Slice};
-use snapc_weights::Store;
+use snapc_weights::{Region, Store};
 
 use crate::manifest::{PortEntry, ScheduleEntry, ports};
 use crate::targets::Target;
@@ -108,8 +108,9 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         if target == Target::TfLite {
             return inspect_signatures(path);
         }
-        let (graph, _) = target.backend(MinOs::default()).read(path)?;
-        return Ok(Inspection::Package { target: target.name().to_string(), part: summary(&graph, None) });
+        let (graph, store) = target.backend(MinOs::default()).read(path)?;
+        let part = packaged(&graph, &store);
+        return Ok(Inspection::Package { target: target.name().to_string(), part });
     }
     let what = if path.exists() { "is nothing that snapc knows" } else { "does not exist" };
     Err(Error::input(format!("{} {what}", path.display()))
@@ -122,13 +123,22 @@ fn inspect_signatures(path: &Path) -> Result<Inspection> {
     if let [only] = &found[..]
         && only.key == snapc_tflite::ONLY_SIGNATURE
     {
-        return Ok(Inspection::Package { target, part: summary(&only.graph, None) });
+        return Ok(Inspection::Package { target, part: packaged(&only.graph, &only.store) });
     }
     let parts = found
         .into_iter()
-        .map(|read| PartSummary { signature: Some(read.key), ..summary(&read.graph, None) })
+        .map(|read| PartSummary { signature: Some(read.key), ..packaged(&read.graph, &read.store) })
         .collect();
     Ok(Inspection::File { target, parts })
+}
+
+/// A part that was read back: its store knows which weights are codes.
+fn packaged(graph: &Graph, store: &Store) -> PartSummary {
+    let stored = |weight: &Weight| match &weight.source {
+        Source::Tensor { name, .. } => store.region(name).map_or(0, Region::stored_bytes),
+        _ => weight.stored_bytes(),
+    };
+    PartSummary { bytes: graph.weights().iter().map(stored).sum(), ..summary(graph, None) }
 }
 
 fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {

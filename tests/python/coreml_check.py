@@ -197,9 +197,29 @@ def check_operation(operation, names, blobs, used, version):
                 continue
             require(binding.WhichOneof("binding") == "name", f"{what} binds a literal")
             require(binding.name in names, f"{what} uses {binding.name} before it is made")
+    if constexpr:
+        check_decompressed(operation, what, in_attributes)
     for output in operation.outputs:
         tensor_of(output.type, output.name)
         check_name(output.name, names)
+
+
+def check_decompressed(operation, what, in_attributes):
+    """What a weight of codes is declared as, which the loader does not compare: sizes of the codes, the type of scales or tables."""
+    def given(name):
+        return operation.attributes[name] if in_attributes else operation.inputs[name].arguments[0].value
+
+    has = operation.attributes if in_attributes else operation.inputs
+    kind, _ = tensor_of(given("lut" if "lut" in has else "scale").type, what)
+    if "shape" in has:
+        shape = list(struct.iter_unpack("<I", given("shape").immediateValue.tensor.bytes.values))
+        shape = [size for size, in shape]
+    else:
+        codes = next(name for name in ("quantized_data", "data", "indices") if name in has)
+        shape = tensor_of(given(codes).type, what)[1]
+    require(len(operation.outputs) == 1, f"{what} has {len(operation.outputs)} outputs")
+    declared = tensor_of(operation.outputs[0].type, what)
+    require(declared == (kind, shape), f"{what} is declared as {declared}, its codes give {(kind, shape)}")
 
 
 def parameters(op_type, version):
@@ -485,15 +505,15 @@ def damages():
         first(spec, real).outputs[0].type.tensorType.dimensions[0].constant.size += 1
 
     def weight_type(spec, weights):
-        struct.pack_into("<I", weights, 68, 3 - struct.unpack_from("<I", weights, 68)[0])
+        struct.pack_into("<I", weights, 68, struct.unpack_from("<I", weights, 68)[0] % 2 + 1)
 
     def drop_parameter(spec, weights):
         operation = first(spec, lambda operation: real(operation) and len(operation.inputs) > 1)
         del operation.inputs[sorted(name for name in operation.inputs if (operation.type, name) not in MAY_BE_MISSING)[0]]
 
     def offset(spec, weights):
-        stored = first(spec, lambda o: o.type == "const" and o.attributes["val"].WhichOneof("value") == "blobFileValue")
-        stored.attributes["val"].blobFileValue.offset += 64
+        values = (value for operation in block(spec).operations for value in operation.attributes.values())
+        next(value for value in values if value.WhichOneof("value") == "blobFileValue").blobFileValue.offset += 64
 
     def swap(spec, weights):
         operations = block(spec).operations
@@ -557,7 +577,7 @@ def self_test(package):
             before = (spec.SerializeToString(deterministic=True), bytes(blob_bytes))
             try:
                 damage(spec, blob_bytes)
-            except (AttributeError, IndexError):
+            except (AttributeError, IndexError, StopIteration):
                 continue  # this package has nothing of the kind
             if (spec.SerializeToString(deterministic=True), bytes(blob_bytes)) == before:
                 continue

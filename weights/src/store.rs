@@ -46,6 +46,14 @@ impl Region {
     }
 }
 
+impl Region {
+    /// How many bytes it takes with its scales or tables, which count as f16: what `Weight::stored_bytes` says of its weight.
+    pub fn stored_bytes(&self) -> u64 {
+        let tables = self.coding.as_ref().map_or(0, |coding| coding.tables.len());
+        self.bytes().saturating_add(2 * tables as u64)
+    }
+}
+
 /// What the codes of a region stand for, as a reader of a package knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coding {
