@@ -13,7 +13,8 @@ use serde_json::json;
 use snapc_backend::legalize;
 use snapc_benches::{Tenth, write};
 use snapc_driver::{
-    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, Ranges, Silent, Target, Width,
+    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, QuantizeOptions, Ranges, Silent, Target,
+    Width,
 };
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
@@ -301,6 +302,7 @@ fn compile_fixture(folder: &Path) -> Result<PathBuf> {
         steps: Some(4),
         guidance: None,
         ranges: Ranges::Off,
+        quantization: QuantizeOptions::default(),
         layout: Layout::default(),
         output: folder.join("fixture"),
     };
