@@ -242,6 +242,7 @@ fn legal(pipeline: &Path, target: Target, device: Option<Device>, bake: Bake) ->
         device,
         min_os: MinOs::default(),
         size: None,
+        quantize: None,
         form: Form::Sir,
     };
     parse(&show(&options).unwrap()).unwrap()
@@ -343,6 +344,7 @@ fn onnx_runtime_fuses_what_is_written_for_it() {
         baking: None,
         precision: Precision::F32,
         weights_only: true,
+        quantize: None,
     };
     let passes = snapc_passes::standard(&options, imported.graph.stage(), &no_numbers);
     let graph = snapc_passes::run(&imported.graph, &passes, None).unwrap();

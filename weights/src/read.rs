@@ -43,6 +43,11 @@ impl Store {
         let mut values = match &weight.source {
             Source::Tensor { name, .. } if self.region(name).as_ref().is_none_or(plain) => {
                 let (region, selection) = self.select(weight, takes)?;
+                if region.dtype == DType::I32 {
+                    return Err(
+                        Error::bug("a recipe changes integers").at(Place::Tensor(weight.name.clone()))
+                    );
+                }
                 let mut values = Vec::with_capacity(selection.count());
                 self.blocks(region, &selection, &mut |block| {
                     append(&block, &mut values);
