@@ -39,7 +39,7 @@ fn legal(
     let imported = pipeline.import(part, 1, [16, 16]).unwrap();
     let widths = (pipeline.width(), pipeline.subnet(subnet).unwrap());
     let passes = standard(
-        &Standard { widths, baking: None, precision, weights_only: target.weights_only() },
+        &Standard { widths, baking: None, precision, weights_only: target.weights_only(), quantize: None },
         imported.graph.stage(),
         &no_numbers,
     );
