@@ -126,8 +126,13 @@ fn check(target: Target, precision: Precision, bound: f64) {
     for model in &models {
         let store =
             Store::open_checkpoint(&fixture(&format!("reference/{}", model.folder)), model.weights).unwrap();
-        let options =
-            Standard { widths: model.widths, baking: None, precision, weights_only: target.weights_only(), quantize: None };
+        let options = Standard {
+            widths: model.widths,
+            baking: None,
+            precision,
+            weights_only: target.weights_only(),
+            quantize: None,
+        };
         let graph = run(&model.graph, &standard(&options, model.graph.stage(), &no_numbers), None).unwrap();
         let legal =
             legalize(&graph, backend.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", model.name));
