@@ -1,5 +1,7 @@
 //! Quantized compiles of the trained fixture: what is lost, what is measured for it, and what is refused.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

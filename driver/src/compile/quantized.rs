@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use snapc_frontends::{Part, Pipeline};
 use snapc_ir::{Error, Graph, Result};
 use snapc_passes::quantize::Layer;
-use snapc_passes::{Pass, Quantize, Standard, run, standard};
+use snapc_passes::{Pass, Quantize, run, standard};
 
 use super::Job;
 use crate::Report;
 use crate::baking;
 use crate::manifest::Manifest;
 use crate::options::CompileOptions;
-use crate::quantization::budget::{Given, Sample, give_out};
-use crate::quantization::{self, Accuracy, Quantization, Recipe, When, accuracy};
+use crate::quantization::budget::{Sample, give_out};
+use crate::quantization::{self, Accuracy, Budget, Quantization, Recipe, When, accuracy};
 
 /// Weights of fewer numbers stay f32 where all others are f16.
 const PAGE: usize = 1024;
@@ -49,38 +49,48 @@ pub fn give_out_bits(
     report: &mut dyn Report,
 ) -> Result<()> {
     let Some(budget) = options.quantization.budget else { return Ok(()) };
-    let mut known: BTreeMap<usize, Given> = BTreeMap::new();
+    let mut known: BTreeMap<usize, Quantize> = BTreeMap::new();
     for job in jobs {
         let width = job.passes.widths.1;
-        if !known.contains_key(&width) {
-            let imported = pipeline.import(Part::Transformer, 1, latent)?;
-            let evaluate =
-                |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
-            let options_of_job = Standard { quantize: None, ..job.passes.clone() };
-            let passes = standard(&options_of_job, imported.graph.stage(), &evaluate);
-            let graph = run(&imported.graph, &passes[..place(&passes)], None)?;
-            let fixed = |layers: &[Layer]| -> u64 {
-                let free = |name: &String| !layers.iter().any(|layer| layer.weight == *name);
-                let weights = graph.weights().iter().filter(|weight| free(&weight.name));
-                weights
-                    .map(|weight| weight.ty().count() as u64 * if weight.ty().count() < PAGE { 4 } else { 2 })
-                    .sum()
-            };
-            let asked = job.quantization.of(Part::Transformer.name()).cloned().unwrap_or_default();
-            let sample = Sample {
-                pipeline: &options.pipeline,
-                width: &job.width,
-                size: options.sizes.first().copied(),
-                steps: options.steps,
-            };
-            let store = |store: &_| job.quantization.store_of(Part::Transformer.name(), store);
-            known.insert(width, give_out(budget, &asked, &sample, store, fixed, report)?);
-        }
+        let given = match known.get(&width) {
+            Some(given) => given.clone(),
+            None => given_to(job, budget, options, pipeline, latent, report)?,
+        };
         let decode_palettes = options.quantization.allow_decode && !job.target.has_palettes();
-        let quantize = Quantize { decode_palettes, ..known[&width].quantize.clone() };
-        job.quantization.parts.insert(Part::Transformer, quantize);
+        job.quantization.parts.insert(Part::Transformer, Quantize { decode_palettes, ..given.clone() });
+        known.insert(width, given);
     }
     Ok(())
+}
+
+fn given_to(
+    job: &Job,
+    budget: Budget,
+    options: &CompileOptions,
+    pipeline: &Pipeline,
+    latent: [usize; 2],
+    report: &mut dyn Report,
+) -> Result<Quantize> {
+    let part = Part::Transformer;
+    let imported = pipeline.import(part, 1, latent)?;
+    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
+    let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
+    let graph = run(&imported.graph, &passes[..place(&passes)], None)?;
+    let fixed = |layers: &[Layer]| -> u64 {
+        let free = |name: &String| !layers.iter().any(|layer| layer.weight == *name);
+        let counts =
+            graph.weights().iter().filter(|weight| free(&weight.name)).map(|weight| weight.ty().count());
+        counts.map(|count| count as u64 * if count < PAGE { 4 } else { 2 }).sum()
+    };
+    let asked = job.quantization.of(part.name()).cloned().unwrap_or_default();
+    let sample = Sample {
+        pipeline: &options.pipeline,
+        width: &job.width,
+        size: options.sizes.first().copied(),
+        steps: options.steps,
+    };
+    let store = |store: &_| job.quantization.store_of(part.name(), store);
+    Ok(give_out(budget, &asked, &sample, store, fixed, report)?.quantize)
 }
 
 /// Writes the recipe, measures what was lost, and writes that beside the artifacts.

@@ -145,15 +145,16 @@ impl Accuracy {
         };
         for bound in bounds {
             match bound {
-                // A NaN passes no bound.
-                MaxLoss::Psnr(least) if !(self.psnr >= *least) => {
+                MaxLoss::Psnr(least) if self.psnr < *least || self.psnr.is_nan() => {
                     return failed(format!(
                         "the pictures' PSNR is {:.2} dB, at least {least} is asked for",
                         self.psnr
                     ));
                 }
                 MaxLoss::Cosine(least) => {
-                    if let Some(loss) = self.steps.iter().find(|loss| !(loss.cosine >= *least)) {
+                    if let Some(loss) =
+                        self.steps.iter().find(|loss| loss.cosine < *least || loss.cosine.is_nan())
+                    {
                         return failed(format!(
                             "{} has cosine {:.6}, at least {least} is asked for",
                             name(loss),
@@ -162,7 +163,9 @@ impl Accuracy {
                     }
                 }
                 MaxLoss::Relative(most) => {
-                    if let Some(loss) = self.steps.iter().find(|loss| !(loss.relative <= *most)) {
+                    if let Some(loss) =
+                        self.steps.iter().find(|loss| loss.relative > *most || loss.relative.is_nan())
+                    {
                         return failed(format!(
                             "{} is {:.4} off, at most {most} is asked for",
                             name(loss),

@@ -169,7 +169,7 @@ impl State {
     pub fn add_prompt(&mut self, key: String, measured: &Measured) -> Result<()> {
         let Measured { sums, rows, largest } = measured;
         let means = sums.iter().map(|sum| sum / *rows as f64);
-        if let Some(mean) = means.clone().find(|mean| !(mean.abs() < MOST)) {
+        if let Some(mean) = means.clone().find(|mean| mean.is_nan() || mean.abs() >= MOST) {
             return Err(Error::input(format!(
                 "the mean of squares is {mean:e}: a value is not finite or too large"
             ))
