@@ -256,10 +256,7 @@ fn inspect_and_print() {
     let dot = succeed(place.path(), &["print", "model", "--after", "import", "--form", "dot"]);
     assert!(dot.starts_with("digraph \"transformer\""));
     assert!(succeed(place.path(), &["completions", "bash"]).contains("snapc"));
-    insta::assert_snapshot!(
-        "error_pass",
-        refuse(place.path(), &["print", "model", "--after", "quantize"], 2)
-    );
+    insta::assert_snapshot!("error_pass", refuse(place.path(), &["print", "model", "--after", "fold"], 2));
     insta::assert_snapshot!("error_inspect", refuse(place.path(), &["inspect", "nothing"], 3));
 }
 

@@ -89,8 +89,6 @@ pub struct CompileArgs {
     pub layout: Layout,
     #[command(flatten)]
     pub baking: BakeArgs,
-    #[command(flatten, next_help_heading = "Quantization")]
-    pub quantization: QuantizeArgs,
     /// Measure how large values become over some prompts, and scale or keep in f32 what would pass f16 (coreml): auto (where that
     /// takes some ten seconds at most), on or off
     #[arg(long, value_name = "WHEN", default_value = "auto")]
@@ -102,6 +100,8 @@ pub struct CompileArgs {
     /// The output folder [default: dist]
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Quantization")]
+    pub quantization: QuantizeArgs,
 }
 
 fn target_names() -> String {
