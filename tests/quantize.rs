@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use snapc_driver::{
-    Budget, CalibrateOptions, CompileOptions, Compiled, MaxLoss, MomentsKind, Part, Precision, Price,
-    QuantizeChoice, QuantizeOptions, Recipe, Silent, Target, When, Width, calibrate, compile, knapsack,
-    measure_accuracy, merge,
+    Budget, CalibrateOptions, CompileOptions, Compiled, MaxLoss, MinOs, MomentsKind, Part, Precision, Price,
+    QuantizeChoice, QuantizeOptions, Ranges, Recipe, Silent, Target, When, Width, calibrate, compile,
+    knapsack, measure_accuracy, merge,
 };
 use snapc_frontends::Pipeline;
 use snapc_ir::{Encoding, Error, Transform};
@@ -361,9 +361,17 @@ fn mixed_bits_beat_uniform_ones() {
         let count: f64 = layers.iter().map(|layer| 8.0 * layer.bytes as f64 / layer.bits).sum();
         (bytes, 8.0 * bytes as f64 / count)
     };
-    let uniform = compiled(options("tiny", "palette4 gptq", folder.path())).unwrap();
+    // Core ML stores palettes as palettes.
+    let for_core_ml = |name: &str| CompileOptions {
+        targets: vec![Target::CoreMl],
+        min_os: MinOs::Ios18,
+        ranges: Ranges::Off,
+        ..options("tiny", "palette4 gptq", &folder.path().join(name))
+    };
+    let uniform = compiled(for_core_ml("uniform")).unwrap();
     let (bytes, bits) = layers_of(&uniform);
-    let mut options = options("tiny", "palette4 gptq", &folder.path().join("mixed"));
+    assert!((4.0..4.4).contains(&bits), "{bits} bits");
+    let mut options = for_core_ml("mixed");
     options.quantization.budget = Some(Budget::Bits(bits));
     let mixed = compiled(options).unwrap();
     let (taken, _) = layers_of(&mixed);

@@ -374,7 +374,7 @@ fn coded_layers(graph: &Graph) -> CodedLayers {
     let mut found = CodedLayers { results: BTreeMap::new(), stored: BTreeMap::new() };
     for node in graph.nodes() {
         let weight = node.operands.get(1).and_then(|&id| graph.as_weight(id));
-        let Some((weight, (encoding, _))) = weight.and_then(|weight| Some((weight, weight.encoding()?)))
+        let Some((weight, (encoding, stored))) = weight.and_then(|weight| Some((weight, weight.encoding()?)))
         else {
             continue;
         };
@@ -391,7 +391,9 @@ fn coded_layers(graph: &Graph) -> CodedLayers {
         let (rows, cols) = (weight.shape()[0], weight.ty().count() / weight.shape()[0]);
         let beside = rank.map_or(0, |rank| 2 * (rank * (rows + cols)) as u64);
         let text = rank.map_or(encoding.to_string(), |rank| format!("{encoding} rank {rank}"));
-        found.stored.insert(name.clone(), (text, weight.stored_bytes() + beside, rows * cols));
+        // What is decoded is f16 in a file.
+        let bytes = if stored { weight.stored_bytes() } else { 2 * (rows * cols) as u64 };
+        found.stored.insert(name.clone(), (text, bytes + beside, rows * cols));
     }
     found
 }
