@@ -1,6 +1,8 @@
 """Runs one model on random numbers: prints CPU and wall milliseconds of a run (the least of some) and the peak memory.
 
-    python measure.py onnx|tflite MODEL [RUNS [THREADS]]
+    python measure.py onnx|tflite MODEL [RUNS [THREADS [LEVEL]]]
+
+LEVEL is ONNX Runtime's accuracy level of the products that it makes of codes (1: in f32, 4: in int8).
 """
 
 import json
@@ -27,14 +29,16 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def onnx(threads):
+def onnx(threads, level):
     import onnxruntime
 
-    return lambda path: open_onnx(onnxruntime, path, threads)
+    return lambda path: open_onnx(onnxruntime, path, threads, level)
 
 
-def open_onnx(onnxruntime, path, threads):
+def open_onnx(onnxruntime, path, threads, level):
     options = onnxruntime.SessionOptions()
+    if level is not None:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     types = {"tensor(float)": numpy.float32, "tensor(int32)": numpy.int32}
@@ -42,7 +46,7 @@ def open_onnx(onnxruntime, path, threads):
     return lambda: session.run(None, inputs)
 
 
-def tflite(threads):
+def tflite(threads, _level):
     from ai_edge_litert.interpreter import Interpreter
 
     return lambda path: open_tflite(Interpreter, path, threads)
@@ -59,7 +63,8 @@ def open_tflite(Interpreter, path, threads):
 def main():
     kind, path, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3
     threads = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    open_model = {"onnx": onnx, "tflite": tflite}[kind](threads)
+    level = sys.argv[5] if len(sys.argv) > 5 else None
+    open_model = {"onnx": onnx, "tflite": tflite}[kind](threads, level)
     before = peak_mb()
     run = open_model(path)
     times, walls, peaks = [], [], []

@@ -1,10 +1,10 @@
 use std::path::Path;
 
 use snapc_backend::{Part, legalize};
-use snapc_driver::{MinOs, Precision, Target};
+use snapc_driver::{MinOs, Precision, QuantizeChoice, Target};
 use snapc_frontends::{Part as PartName, Pipeline};
 use snapc_ir::{Error, Graph, Result};
-use snapc_passes::{Pass, Slice, Standard, run, standard};
+use snapc_passes::{Pass, Quantize, Slice, Standard, run, standard};
 use snapc_weights::Store;
 
 /// The transformer of the one-tenth-depth `small` of the paper, in f32.
@@ -15,6 +15,7 @@ pub struct Tenth {
     pub velocity: Graph,
     /// Its weights.
     pub store: Store,
+    width: usize,
 }
 
 impl Tenth {
@@ -33,14 +34,26 @@ impl Tenth {
         let pipeline = Pipeline::open(folder)?;
         let latent = pipeline.latent_size(None)?;
         let imported = pipeline.import(PartName::Transformer, 1, latent)?;
-        let widths = (pipeline.width(), pipeline.subnet("small")?);
-        let passes =
-            Standard { widths, baking: None, precision: Precision::F32, weights_only: true, quantize: None };
-        let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
-        let velocity = run(&imported.graph, &standard(&passes, imported.graph.stage(), &nothing), None)?;
-        let plain = Slice { from: widths.0, to: widths.1 }.run(&imported.graph)?;
-        Ok(Tenth { plain, velocity, store: imported.store })
+        let (whole, width) = (pipeline.width(), pipeline.subnet("small")?);
+        let plain = Slice { from: whole, to: width }.run(&imported.graph)?;
+        let velocity = behind_standard(&imported.graph, (whole, width), None)?;
+        Ok(Tenth { plain, velocity, store: imported.store, width })
     }
+
+    /// The velocity with its layers stored as codes.
+    ///
+    /// # Errors
+    /// If a pass fails.
+    pub fn coded(&self, choice: QuantizeChoice) -> Result<Graph> {
+        behind_standard(&self.plain, (self.width, self.width), Some(choice))
+    }
+}
+
+fn behind_standard(graph: &Graph, widths: (usize, usize), choice: Option<QuantizeChoice>) -> Result<Graph> {
+    let quantize = choice.map(|choice| Quantize { default: Some(choice), ..Quantize::default() });
+    let passes = Standard { widths, baking: None, precision: Precision::F32, weights_only: true, quantize };
+    let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
+    run(graph, &standard(&passes, graph.stage(), &nothing), None)
 }
 
 /// Writes the artifact of a graph; what was there is replaced.

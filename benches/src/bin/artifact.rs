@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<String> {
-    let Tenth { plain, velocity, store } = Tenth::open(&options.folder.join("tenth"))?;
+    let Tenth { plain, velocity, store, .. } = Tenth::open(&options.folder.join("tenth"))?;
     let models = [
         Model { name: "full attention", graph: core(true)? },
         Model { name: "ASSA", graph: core(false)? },

@@ -121,7 +121,7 @@ fn only(options: &Options, what: What) -> Result<String> {
             open_ms = open_ms.min(start.elapsed().as_secs_f64() * 1000.0);
         }
     } else {
-        let Tenth { plain, velocity, store } = Tenth::open(&options.folder.join("tenth"))?;
+        let Tenth { plain, velocity, store, .. } = Tenth::open(&options.folder.join("tenth"))?;
         let graph = match what {
             What::Plain => plain,
             What::Legal => {
