@@ -8,13 +8,14 @@ use std::sync::OnceLock;
 
 use snapc_driver::{
     Budget, CalibrateOptions, CompileOptions, Compiled, MaxLoss, MinOs, MomentsKind, Part, Precision, Price,
-    QuantizeChoice, QuantizeOptions, Ranges, Recipe, Silent, Target, When, Width, calibrate, compile,
-    knapsack, measure_accuracy, merge,
+    QuantizeChoice, QuantizeOptions, Ranges, Recipe, Silent, Target, VerifyOptions, When, Width, calibrate,
+    compile, knapsack, measure_accuracy, merge, verify,
 };
 use snapc_frontends::Pipeline;
 use snapc_ir::{Encoding, Error, Transform};
 use snapc_passes::quantize::layers;
 use snapc_passes::{Pass, Quantize, QuantizePass, Slice};
+use snapc_tests::runtimes::python;
 use snapc_tests::shapes::Detector;
 use snapc_tests::{compile_options, copy_folder, fixture};
 
@@ -379,4 +380,49 @@ fn mixed_bits_beat_uniform_ones() {
     let (found, plain) = (mixed.accuracy.unwrap().psnr, uniform.accuracy.unwrap().psnr);
     println!("{bits:.3} bits: uniform {plain:.2} dB, mixed {found:.2} dB");
     assert!(found > plain, "mixed {found:.2} dB, uniform {plain:.2}");
+}
+
+/// Whole parts in their targets' own software: what they give is what the interpreter gives of what was read back, but for activations
+/// that a runtime rounds to 8 bits.
+#[test]
+fn runtimes_give_what_the_interpreter_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = Target::ALL.to_vec();
+    let core_ml = vec![Target::CoreMl];
+    let mut cases: Vec<(&str, &str, &[Target])> = Vec::new();
+    for subnet in SUBNETS {
+        cases.extend([(subnet, "int8", &all[..]), (subnet, "int4 group 32", &all[..])]);
+    }
+    cases.push(("tiny", "int4", &all));
+    cases.extend(
+        ["palette8", "palette6", "palette4", "palette3 group 8", "palette2"]
+            .map(|text| ("tiny", text, &core_ml[..])),
+    );
+    let mut done = Vec::new();
+    for (number, (subnet, text, targets)) in cases.into_iter().enumerate() {
+        let place = folder.path().join(number.to_string());
+        let mut options = options(subnet, text, &place);
+        options.targets = targets.to_vec();
+        (options.min_os, options.ranges, options.parts) =
+            (MinOs::Ios18, Ranges::Off, vec![Part::Transformer]);
+        options.quantization.allow_decode = false;
+        options.quantization.accuracy = When::Off;
+        compile(&options, &mut Silent).unwrap();
+        let options = VerifyOptions {
+            dist: place,
+            pipeline: fixture("shapes"),
+            runtime: Some(python().to_path_buf()),
+            prompts: 1,
+            max_loss: Vec::new(),
+        };
+        done.extend(verify(&options, &mut Silent).unwrap());
+    }
+    // A runtime's rows and the interpreter's hold the same output against the pipeline: they may differ by the bound.
+    assert_eq!(done.len(), 26);
+    for found in done {
+        let [interpreted, in_runtime] = &found.rows[..] else { panic!("{:?}", found.rows) };
+        assert_ne!(interpreted.run_by, in_runtime.run_by);
+        let apart = (interpreted.relative - in_runtime.relative).abs();
+        assert!(apart <= 2e-2, "{}: {:?}", found.folder.display(), found.rows);
+    }
 }

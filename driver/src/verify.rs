@@ -34,6 +34,12 @@ impl Thresholds {
         }
     }
 
+    /// Those of a part: one that is not quantized loses no more than others.
+    fn of_part(self, manifest: &Manifest, part: Part) -> Self {
+        let coded = manifest.options.quantized.iter().any(|name| name == part.name());
+        if coded { self } else { Thresholds::of(&manifest.options.precision) }
+    }
+
     /// The thresholds of a folder. What is quantized has to keep to what its compile measured; the margins are those of a runtime that
     /// rounds activations to 8 bits. Where nothing was measured, what is no noise passes, and `--max-loss` decides.
     fn of_folder(manifest: &Manifest, prompts: usize) -> Self {
@@ -254,6 +260,7 @@ fn verify_size(
             for (_, example) in examples.iter().filter(|(of, _)| *of == part) {
                 worst.add(&runner.run(&borrowed(&example.inputs))?, &example.output)?;
             }
+            let thresholds = thresholds.of_part(manifest, part);
             rows.push(worst.row(&row_name(manifest, part.name(), size), "interpreted", thresholds));
             networks.push(network);
         }
@@ -316,6 +323,7 @@ fn in_runtime(
             worst.add(output, &example.output)?;
         }
         if !mine.is_empty() {
+            let thresholds = thresholds.of_part(manifest, part);
             rows.push(worst.row(&row_name(manifest, part.name(), size), runtime::name(target), thresholds));
         }
     }
