@@ -388,7 +388,7 @@ fn mixed_bits_beat_uniform_ones() {
 fn runtimes_give_what_the_interpreter_gives() {
     let folder = tempfile::tempdir().unwrap();
     let all = Target::ALL.to_vec();
-    let core_ml = vec![Target::CoreMl];
+    let core_ml = [Target::CoreMl];
     let mut cases: Vec<(&str, &str, &[Target])> = Vec::new();
     for subnet in SUBNETS {
         cases.extend([(subnet, "int8", &all[..]), (subnet, "int4 group 32", &all[..])]);
