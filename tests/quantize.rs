@@ -382,6 +382,18 @@ fn mixed_bits_beat_uniform_ones() {
     assert!(found > plain, "mixed {found:.2} dB, uniform {plain:.2}");
 }
 
+/// A budget counts all that is written of the transformer's weights.
+#[test]
+fn a_budget_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options("tiny", "int4 group 32", folder.path());
+    options.quantization.accuracy = When::Off;
+    options.quantization.budget = Some(Budget::Bytes(250_000));
+    let done = compiled(options).unwrap();
+    let transformer = done.manifest.parts.iter().find(|part| part.part == "transformer").unwrap();
+    assert!((240_000..=250_000).contains(&transformer.weight_bytes), "{} bytes", transformer.weight_bytes);
+}
+
 /// Whole parts in their targets' own software: what they give is what the interpreter gives of what was read back, but for activations
 /// that a runtime rounds to 8 bits.
 #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use snapc_backend::legalize_explained;
 use snapc_frontends::{Part, Pipeline};
 use snapc_ir::{Error, Graph, Result};
 use snapc_passes::quantize::Layer;
-use snapc_passes::{Pass, Quantize, run, standard};
+use snapc_passes::{Pass, Precision, Quantize, run, standard};
 
 use super::Job;
 use crate::Report;
@@ -14,9 +15,6 @@ use crate::manifest::Manifest;
 use crate::options::CompileOptions;
 use crate::quantization::budget::{Sample, give_out};
 use crate::quantization::{self, Accuracy, Budget, Quantization, Recipe, When, accuracy};
-
-/// Weights of fewer numbers stay f32 where all others are f16.
-const PAGE: usize = 1024;
 
 /// The place of the pass that encodes.
 pub fn place(passes: &[Box<dyn Pass + '_>]) -> usize {
@@ -75,12 +73,13 @@ fn given_to(
     let imported = pipeline.import(part, 1, latent)?;
     let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
     let passes = standard(&job.passes, imported.graph.stage(), &evaluate);
-    let graph = run(&imported.graph, &passes[..place(&passes)], None)?;
+    let graph = run(&imported.graph, &passes, None)?;
+    // Tables of positions come with lowering: what is counted is what is written.
+    let (legal, _) = legalize_explained(&graph, job.backend.as_ref(), job.device)?;
+    let each = if job.passes.precision == Precision::F32 { 4 } else { 2 };
     let fixed = |layers: &[Layer]| -> u64 {
-        let free = |name: &String| !layers.iter().any(|layer| layer.weight == *name);
-        let counts =
-            graph.weights().iter().filter(|weight| free(&weight.name)).map(|weight| weight.ty().count());
-        counts.map(|count| count as u64 * if count < PAGE { 4 } else { 2 }).sum()
+        let free: u64 = layers.iter().map(|layer| layer.shape.iter().product::<usize>() as u64).sum();
+        legal.weight_bytes().saturating_sub(each * free)
     };
     let asked = job.quantization.of(part.name()).cloned().unwrap_or_default();
     let sample = Sample {
