@@ -1,6 +1,8 @@
 //! One small graph for each thing that the backend does with an op, and numbers for its weights.
 
 mod cases;
+#[path = "../../../shared/tests/common/encoded.rs"]
+mod encoded;
 
 use std::io::Write;
 
@@ -9,6 +11,7 @@ use snapc_ir::{DType, Graph, Source, text};
 use snapc_weights::{Region, Store};
 
 use cases::{CASES, MIXED};
+use encoded::ENCODED;
 
 /// A case: its name, its graph, and a store of its weights.
 pub struct Case {
@@ -29,7 +32,7 @@ pub fn texts() -> Vec<(String, String)> {
     let both = ["f32", "f16"].into_iter().flat_map(|dtype| {
         CASES.iter().map(move |(name, body)| (format!("{name}_{dtype}"), typed(body, dtype)))
     });
-    both.chain(MIXED.iter().map(|(name, body)| (name.to_string(), body.to_string()))).collect()
+    both.chain(MIXED.iter().chain(ENCODED).map(|(name, body)| (name.to_string(), body.to_string()))).collect()
 }
 
 /// All cases.

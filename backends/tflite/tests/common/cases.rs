@@ -611,46 +611,4 @@ pub const MIXED: &[(&str, &str)] = &[
         output y %y
         ",
     ),
-    (
-        "encoded_rows",
-        r"
-        input %x: f32[2, 64]
-        weight @w: f32[12, 64] = tensor f32[12, 64] | encode int8
-        weight @v: f32[6, 12] = tensor f32[6, 12] | encode int4
-        weight @b: f32[12] = tensor f32[12]
-        %h = linear %x, @w, @b : f32[2, 12]
-        %y = linear %h, @v : f32[2, 6]
-        output y %y
-        ",
-    ),
-    (
-        "encoded_blocks",
-        r"
-        input %x: f32[2, 128]
-        weight @w: f32[12, 128] = tensor f32[12, 128] | encode int4 group 32
-        %y = linear %x, @w : f32[2, 12]
-        output y %y
-        ",
-    ),
-    (
-        "encoded_map",
-        r#"
-        input %x: f32[1, 8, 6, 6]
-        weight @w: f32[16, 8, 3, 3] = tensor f32[16, 8, 3, 3] | encode int8
-        %y = conv2d %x, @w {"stride":1,"padding":1} : f32[1, 16, 6, 6]
-        output y %y
-        "#,
-    ),
-    (
-        "encoded_cast_f16",
-        r#"
-        input %x: f32[2, 64]
-        weight @w: f16[12, 64] = tensor f32[12, 64] | encode int8
-        weight @b: f16[12] = tensor f32[12]
-        %0 = cast @w {"dtype":"f32"} : f32[12, 64]
-        %1 = cast @b {"dtype":"f32"} : f32[12]
-        %y = linear %x, %0, %1 : f32[2, 12]
-        output y %y
-        "#,
-    ),
 ];
