@@ -29,7 +29,7 @@ pub struct Example {
 pub fn prompts(pipeline: &Path, count: usize) -> Result<Vec<String>> {
     let path = pipeline.join("verify_prompts.txt");
     let list: Vec<String> = match std::fs::read_to_string(&path) {
-        Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect(),
+        Ok(text) => lines(&text),
         Err(_) => PROMPTS.map(str::to_string).to_vec(),
     };
     if list.is_empty() || count == 0 {
@@ -38,6 +38,11 @@ pub fn prompts(pipeline: &Path, count: usize) -> Result<Vec<String>> {
             .help("write some into verify_prompts.txt, one a line; and ask for one at least"));
     }
     Ok(list.into_iter().take(count).collect())
+}
+
+/// The lines of a text that say something.
+pub fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect()
 }
 
 /// Draws one picture and keeps what each part was given and gave: the transformer's runs as one that is baked in that way has them.

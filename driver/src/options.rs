@@ -152,6 +152,30 @@ pub struct CompileOptions {
     pub output: PathBuf,
 }
 
+impl CompileOptions {
+    /// All parts of one network for one target, everything else as the command has it where nothing is said.
+    pub fn new(pipeline: PathBuf, width: Width, target: Target, output: PathBuf) -> Self {
+        CompileOptions {
+            pipeline,
+            widths: vec![width],
+            targets: vec![target],
+            parts: Vec::new(),
+            sizes: Vec::new(),
+            one_file: false,
+            precision: Precision::default(),
+            min_os: MinOs::default(),
+            device: None,
+            bake: None,
+            steps: None,
+            guidance: None,
+            ranges: Ranges::default(),
+            quantization: QuantizeOptions::default(),
+            layout: Layout::default(),
+            output,
+        }
+    }
+}
+
 /// Reads `HxW`, in pixels.
 ///
 /// # Errors

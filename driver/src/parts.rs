@@ -119,7 +119,21 @@ impl Parts {
         })
     }
 
-    fn from_output(folder: &Path, manifest: &Manifest, size: [usize; 2]) -> Result<Self> {
+    /// What the folder of a manifest was written from, in f32, for pictures of that size.
+    ///
+    /// # Errors
+    /// What the import finds.
+    pub fn reference(pipeline: &Path, manifest: &Manifest, size: [usize; 2]) -> Result<Self> {
+        let width = match &manifest.options.subnet {
+            Some(name) => Width::Subnet(name.clone()),
+            None => Width::Numbers(manifest.options.width),
+        };
+        // A distilled student has its own number of steps.
+        let steps = (!manifest.schedule.distilled).then(|| manifest.schedule.sigmas.len().saturating_sub(1));
+        Parts::from_pipeline(pipeline, &Choice { width: Some(&width), size: Some(size), steps })
+    }
+
+    pub(crate) fn from_output(folder: &Path, manifest: &Manifest, size: [usize; 2]) -> Result<Self> {
         let read = |part: Part| {
             read_artifact(folder, manifest, part, size)?.ok_or_else(|| {
                 Error::input(format!("the folder has no {}", part.name()))

@@ -10,9 +10,8 @@ use snapc_weights::Tensor;
 use crate::Report;
 use crate::examples::{Example, borrowed, draw, prompts};
 use crate::manifest::{Manifest, sized};
-use crate::options::Width;
-use crate::parts::{Choice, Network, Parts, read_artifact};
-use crate::quantization::accuracy::measure;
+use crate::parts::{Network, Parts, read_artifact};
+use crate::quantization::accuracy::{measure, psnr};
 use crate::quantization::{Accuracy, MaxLoss};
 use crate::runtime;
 
@@ -136,10 +135,7 @@ impl Worst {
     }
 
     fn add_picture(&mut self, found: &Tensor, expected: &Tensor) {
-        let clamp = |value: &f32| f64::from(value.clamp(-1.0, 1.0));
-        let pairs = found.values().iter().zip(expected.values());
-        let square: f64 = pairs.map(|(f, e)| (clamp(f) - clamp(e)).powi(2)).sum();
-        let psnr = 10.0 * (4.0 * found.values().len() as f64 / square).log10();
+        let psnr = psnr(found, expected);
         self.psnr = Some(match self.psnr {
             Some(old) if old < psnr => old,
             _ => psnr,
@@ -153,8 +149,6 @@ impl Worst {
             Some(psnr) => psnr >= thresholds.psnr,
             None => relative <= thresholds.relative,
         };
-        // JSON has no infinity: equal pictures are told as the most that f32 can show.
-        let psnr = psnr.map(|psnr| psnr.min(200.0));
         Row { part: part.to_string(), run_by: run_by.to_string(), max_abs, relative, psnr, passed }
     }
 }
@@ -230,14 +224,7 @@ fn verify_size(
     options: &VerifyOptions,
 ) -> Result<Vec<Row>> {
     let thresholds = Thresholds::of_folder(manifest, options.prompts);
-    let width = match &manifest.options.subnet {
-        Some(name) => Width::Subnet(name.clone()),
-        None => Width::Numbers(manifest.options.width),
-    };
-    // A distilled student has its own number of steps.
-    let steps = (!manifest.schedule.distilled).then(|| manifest.schedule.sigmas.len().saturating_sub(1));
-    let choice = Choice { width: Some(&width), size: Some(size), steps };
-    let reference = Parts::from_pipeline(&options.pipeline, &choice)?;
+    let reference = Parts::reference(&options.pipeline, manifest, size)?;
     if reference.width != manifest.options.width || reference.schedule.sigmas != manifest.schedule.sigmas {
         return Err(Error::input("the folder was written from another pipeline: width or sigmas differ")
             .at(Place::File(folder.to_path_buf()))

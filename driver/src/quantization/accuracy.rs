@@ -20,7 +20,7 @@ use crate::Report;
 use crate::examples::{Example, borrowed, draw, prompts};
 use crate::manifest::Manifest;
 use crate::options::{Bake, Width};
-use crate::parts::{Choice, Network, Parts, read_artifact};
+use crate::parts::{Choice, Parts};
 
 /// The most prompts that are drawn.
 const PROMPTS: usize = 40;
@@ -119,6 +119,17 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
+    /// Bytes of all layers that are stored as codes.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Bits of one of their numbers.
+    pub fn bits(&self) -> f64 {
+        let count: f64 = self.layers.iter().map(|layer| 8.0 * layer.bytes as f64 / layer.bits).sum();
+        8.0 * self.bytes() as f64 / count
+    }
+
     /// The prompt that lost most.
     pub fn worst_picture(&self) -> Option<&PictureLoss> {
         self.pictures.iter().min_by(|a, b| a.psnr.total_cmp(&b.psnr))
@@ -282,23 +293,12 @@ struct Subject {
 impl Subject {
     fn open(folder: &Path, pipeline: &Path, manifest: &Manifest) -> Result<Option<Self>> {
         let size = manifest.sizes()[0];
-        let width = match &manifest.options.subnet {
-            Some(name) => Width::Subnet(name.clone()),
-            None => Width::Numbers(manifest.options.width),
-        };
-        let steps = (!manifest.schedule.distilled).then(|| manifest.schedule.sigmas.len().saturating_sub(1));
-        let choice = Choice { width: Some(&width), size: Some(size), steps };
-        let reference = Parts::from_pipeline(pipeline, &choice)?;
-        let mut networks = Vec::new();
-        for part in Part::ALL {
-            networks.extend(read_artifact(folder, manifest, part, size)?);
-        }
-        let Ok([text_encoder, transformer, vae_decoder]) = <[Network; 3]>::try_from(networks) else {
+        if Part::ALL.into_iter().any(|part| manifest.part(part, size).is_none()) {
             return Ok(None);
-        };
-        let (bake, guidance) = (manifest.bake()?, manifest.options.guidance);
-        let own = Parts::from_pipeline(pipeline, &choice)?;
-        let written = Parts { text_encoder, transformer, vae_decoder, bake, guidance, ..own };
+        }
+        let reference = Parts::reference(pipeline, manifest, size)?;
+        let written = Parts::from_output(folder, manifest, size)?;
+        let (bake, guidance) = (written.bake, written.guidance);
         Ok(Some(Subject { reference, written, bake, guidance }))
     }
 

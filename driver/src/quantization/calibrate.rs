@@ -15,7 +15,7 @@ use super::file::Facts;
 use super::state::{Measured, State};
 use crate::Report;
 use crate::baking::{check_guidance, evaluate};
-use crate::examples::{Example, borrowed, draw};
+use crate::examples::{Example, borrowed, draw, lines};
 use crate::options::{Bake, Width};
 use crate::output::check_parent;
 use crate::parts::{Choice, Parts};
@@ -79,6 +79,24 @@ pub struct CalibrateOptions {
     pub shard: Option<(usize, usize)>,
     /// The file.
     pub output: PathBuf,
+}
+
+impl CalibrateOptions {
+    /// All prompts of a pipeline, everything else as the command has it where nothing is said.
+    pub fn new(pipeline: PathBuf, width: Width, output: PathBuf) -> Self {
+        CalibrateOptions {
+            pipeline,
+            width: Some(width),
+            size: None,
+            steps: None,
+            guidance: None,
+            prompts: None,
+            count: None,
+            moments: MomentsKind::default(),
+            shard: None,
+            output,
+        }
+    }
 }
 
 /// What came of it.
@@ -209,8 +227,7 @@ pub fn calibration_prompts(pipeline: &Path, file: Option<&Path>) -> Result<Vec<S
         Some(path) => std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?,
         None => PROMPTS.to_string(),
     };
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string);
-    let prompts: Vec<String> = lines.collect();
+    let prompts = lines(&text);
     if prompts.is_empty() {
         let error = Error::input("there are no prompts to measure").help("write some, one a line");
         return Err(path.map(Place::File).into_iter().fold(error, Error::at));
@@ -331,10 +348,5 @@ pub fn prepared(graph: &Graph, store: &Store) -> Result<Graph> {
         quantize: None,
     };
     let evaluate = |graph: &Graph, times: &[Vec<f32>]| evaluate(store, graph, times);
-    let stage = match graph.stage() {
-        // A part without elastic axes is imported as a supernet all the same.
-        snapc_ir::Stage::Supernet => snapc_ir::Stage::Supernet,
-        stage => stage.clone(),
-    };
-    run(graph, &standard(&options, &stage, &evaluate), None)
+    run(graph, &standard(&options, graph.stage(), &evaluate), None)
 }
