@@ -11,7 +11,7 @@ use snapc_interp::Interpreter;
 use snapc_ir::ops::{Add, Conv2d, Layout, Linear};
 use snapc_ir::{Builder, Class, Code, DType, Encoding, Graph, Result, Stage, TensorType, ValueId, Weight};
 use snapc_passes::{Pass, Precision, PrecisionPass};
-use snapc_tests::{runtimes, tensor_file};
+use snapc_tests::{numbers, runtimes, tensor_file};
 use snapc_weights::{Store, Tensor};
 
 /// Relative error of a runtime that decodes weights and computes in f32.
@@ -28,17 +28,6 @@ struct Case {
     encoding: Encoding,
     conv: bool,
     inputs: usize,
-}
-
-/// Numbers in [-2, 2) that depend on the seed alone.
-fn numbers(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let count: usize = shape.iter().product();
-    let values = (0..count).map(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 24) as f32 * 4.0 - 2.0
-    });
-    Tensor::f32(shape.to_vec(), values.collect())
 }
 
 fn weight(name: &str, shape: &[usize], encoding: Encoding) -> Weight {

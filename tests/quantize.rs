@@ -22,18 +22,8 @@ use snapc_tests::{compile_options, copy_folder, fixture};
 const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
 
 fn calibrate_options(subnet: &str, output: PathBuf) -> CalibrateOptions {
-    CalibrateOptions {
-        pipeline: fixture("shapes"),
-        width: Some(Width::Subnet(subnet.to_string())),
-        size: None,
-        steps: None,
-        guidance: None,
-        prompts: None,
-        count: None,
-        moments: MomentsKind::Full,
-        shard: None,
-        output,
-    }
+    let width = Width::Subnet(subnet.to_string());
+    CalibrateOptions { moments: MomentsKind::Full, ..CalibrateOptions::new(fixture("shapes"), width, output) }
 }
 
 /// A calibration of each subnet, measured once.
@@ -356,12 +346,6 @@ fn the_knapsack_is_exact() {
 #[test]
 fn mixed_bits_beat_uniform_ones() {
     let folder = tempfile::tempdir().unwrap();
-    let layers_of = |done: &Compiled| {
-        let layers = &done.accuracy.as_ref().unwrap().layers;
-        let bytes: u64 = layers.iter().map(|layer| layer.bytes).sum();
-        let count: f64 = layers.iter().map(|layer| 8.0 * layer.bytes as f64 / layer.bits).sum();
-        (bytes, 8.0 * bytes as f64 / count)
-    };
     // Core ML stores palettes as palettes.
     let for_core_ml = |name: &str| CompileOptions {
         targets: vec![Target::CoreMl],
@@ -370,14 +354,16 @@ fn mixed_bits_beat_uniform_ones() {
         ..options("tiny", "palette4 gptq", &folder.path().join(name))
     };
     let uniform = compiled(for_core_ml("uniform")).unwrap();
-    let (bytes, bits) = layers_of(&uniform);
+    let uniform = uniform.accuracy.unwrap();
+    let (bytes, bits) = (uniform.bytes(), uniform.bits());
     assert!((4.0..4.4).contains(&bits), "{bits} bits");
     let mut options = for_core_ml("mixed");
     options.quantization.budget = Some(Budget::Bits(bits));
     let mixed = compiled(options).unwrap();
-    let (taken, _) = layers_of(&mixed);
+    let mixed = mixed.accuracy.unwrap();
+    let taken = mixed.bytes();
     assert!(taken <= bytes, "{taken} bytes of {bytes}");
-    let (found, plain) = (mixed.accuracy.unwrap().psnr, uniform.accuracy.unwrap().psnr);
+    let (found, plain) = (mixed.psnr, uniform.psnr);
     println!("{bits:.3} bits: uniform {plain:.2} dB, mixed {found:.2} dB");
     assert!(found > plain, "mixed {found:.2} dB, uniform {plain:.2}");
 }

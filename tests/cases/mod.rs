@@ -1,6 +1,7 @@
 //! The cases of every op: a small graph, its inputs, and what comes out by plain loops in f64.
 
 use snapc_ir::{Builder, DType, Graph, Result, Stage, TensorType, ValueId, Weight};
+pub use snapc_tests::numbers;
 use snapc_weights::Tensor;
 
 mod attention;
@@ -52,17 +53,6 @@ impl Case {
         let graph = b.finish().unwrap_or_else(|error| panic!("{name}: {error}"));
         Case { name: name.to_string(), op, graph, inputs, expected }
     }
-}
-
-/// Numbers in [-2, 2) that depend on the seed alone.
-pub fn numbers(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let count: usize = shape.iter().product();
-    let values = (0..count).map(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 24) as f32 * 4.0 - 2.0
-    });
-    Tensor::f32(shape.to_vec(), values.collect())
 }
 
 /// The numbers as f64.

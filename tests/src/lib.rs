@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use snapc_driver::{Bake, CompileOptions, Layout, MinOs, Precision, QuantizeOptions, Ranges, Target, Width};
+use snapc_driver::{Bake, CompileOptions, Precision, Target, Width};
 use snapc_ir::{Error, Graph};
 use snapc_weights::{Data, Tensor};
 
@@ -98,24 +98,24 @@ pub fn tensor_file(path: &Path, tensors: &[(&str, &Tensor)]) {
 
 /// A compile of the trained fixture for one target: all subnets and parts, without the schedule.
 pub fn compile_options(target: Target, precision: Precision, output: &Path) -> CompileOptions {
+    let widths = ["tiny", "small", "full"].map(|name| Width::Subnet(name.to_string()));
     CompileOptions {
-        pipeline: fixture("shapes"),
-        widths: ["tiny", "small", "full"].map(|name| Width::Subnet(name.to_string())).to_vec(),
-        targets: vec![target],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
         precision,
-        min_os: MinOs::default(),
-        device: None,
         bake: Some(Bake::None),
-        steps: None,
-        guidance: None,
-        ranges: Ranges::default(),
-        quantization: QuantizeOptions::default(),
-        layout: Layout::Default,
-        output: output.to_path_buf(),
+        widths: widths.to_vec(),
+        ..CompileOptions::new(fixture("shapes"), widths[0].clone(), target, output.to_path_buf())
     }
+}
+
+/// Numbers in [-2, 2) that depend on the seed alone.
+pub fn numbers(seed: u64, shape: &[usize]) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let count: usize = shape.iter().product();
+    let values = (0..count).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 * 4.0 - 2.0
+    });
+    Tensor::f32(shape.to_vec(), values.collect())
 }
 
 /// Copies a folder.

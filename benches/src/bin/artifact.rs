@@ -3,12 +3,12 @@
 //! benches/README.md.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use serde::Deserialize;
-use snapc_benches::{Tenth, floor, write};
+use snapc_benches::{Common, Tenth, floor, write};
 use snapc_driver::Target;
 use snapc_ir::ops::attention::whole;
 use snapc_ir::ops::{Attention, Pattern};
@@ -17,15 +17,8 @@ use snapc_ir::{Builder, DType, Error, Graph, Result, Stage, TensorType, TokenOrd
 /// Measures artifacts in the runtimes that users have.
 #[derive(Parser)]
 struct Options {
-    /// A Python that has onnxruntime and ai-edge-litert: the tests make one
-    #[arg(long, default_value = "target/python/bin/python")]
-    python: PathBuf,
-    /// Rounds; the least of all is taken
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Where models are written
-    #[arg(long, default_value = "target/bench")]
-    folder: PathBuf,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// What one run of a model costs.
@@ -61,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<String> {
-    let Tenth { plain, velocity, store, .. } = Tenth::open(&options.folder.join("tenth"))?;
+    let Tenth { plain, velocity, store, .. } = Tenth::open(&options.common.folder.join("tenth"))?;
     let models = [
         Model { name: "full attention", graph: core(true)? },
         Model { name: "ASSA", graph: core(false)? },
@@ -72,11 +65,12 @@ fn measure(options: &Options) -> Result<String> {
     for target in [Target::Onnx, Target::TfLite] {
         let mut written = Vec::new();
         for model in &models {
-            let path = options.folder.join(format!("{}.{}", model.name.replace(' ', "_"), target.name()));
+            let path =
+                options.common.folder.join(format!("{}.{}", model.name.replace(' ', "_"), target.name()));
             write(&model.graph, target, &store, &path)?;
             written.push((model.name, path));
         }
-        for _ in 0..options.rounds {
+        for _ in 0..options.common.rounds {
             for (name, path) in &written {
                 let cost = run_model(options, target, path)?;
                 let least = costs.entry((target.name(), name)).or_insert(cost);
@@ -112,10 +106,10 @@ fn core(full: bool) -> Result<Graph> {
 fn run_model(options: &Options, target: Target, path: &Path) -> Result<Cost> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/measure.py");
     let model = if target == Target::Onnx { path.join("model.onnx") } else { path.to_path_buf() };
-    let mut command = Command::new(&options.python);
+    let mut command = Command::new(&options.common.python);
     let done = command.arg(script).arg(target.name()).arg(&model).output();
     let done = done.map_err(|error| {
-        Error::io("start", &options.python, &error)
+        Error::io("start", &options.common.python, &error)
             .help("name a Python with --python; `cargo test -p snapc-tests` makes target/python")
     })?;
     serde_json::from_slice(&done.stdout)

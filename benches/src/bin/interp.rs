@@ -11,11 +11,8 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use snapc_backend::legalize;
-use snapc_benches::{Tenth, write};
-use snapc_driver::{
-    Bake, CompileOptions, GenerateOptions, Layout, MinOs, Precision, QuantizeOptions, Ranges, Silent, Target,
-    Width,
-};
+use snapc_benches::{Common, Tenth, write};
+use snapc_driver::{Bake, CompileOptions, GenerateOptions, MinOs, Precision, Ranges, Silent, Target, Width};
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
 use snapc_interp::Interpreter;
@@ -28,15 +25,8 @@ const PROMPT: &str = "a red circle";
 /// Measures the interpreter against ONNX Runtime.
 #[derive(Parser)]
 struct Options {
-    /// A Python that has onnxruntime: the tests make one
-    #[arg(long, default_value = "target/python/bin/python")]
-    python: PathBuf,
-    /// Rounds; the least of all is taken
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Where models are written
-    #[arg(long, default_value = "target/bench")]
-    folder: PathBuf,
+    #[command(flatten)]
+    common: Common,
     /// Only measures one thing in this process, with the threads of RAYON_NUM_THREADS, and prints JSON
     #[arg(long)]
     only: Option<What>,
@@ -113,7 +103,7 @@ fn only(options: &Options, what: What) -> Result<String> {
         Ok(())
     };
     if what == What::Pipeline {
-        let options = generate_options(&options.folder);
+        let options = generate_options(&options.common.folder);
         measure(&mut || snapc_driver::generate(&options, &mut Silent).map(|_| ()))?;
         for _ in 0..3 {
             let start = Instant::now();
@@ -121,7 +111,7 @@ fn only(options: &Options, what: What) -> Result<String> {
             open_ms = open_ms.min(start.elapsed().as_secs_f64() * 1000.0);
         }
     } else {
-        let Tenth { plain, velocity, store, .. } = Tenth::open(&options.folder.join("tenth"))?;
+        let Tenth { plain, velocity, store, .. } = Tenth::open(&options.common.folder.join("tenth"))?;
         let graph = match what {
             What::Plain => plain,
             What::Legal => {
@@ -221,15 +211,15 @@ fn open_fixture() -> Result<()> {
 
 /// Everything measured, in rounds; the least time of each.
 fn compare(options: &Options) -> Result<String> {
-    let artifact = options.folder.join("velocity.onnx");
-    let Tenth { velocity, store, .. } = Tenth::open(&options.folder.join("tenth"))?;
+    let artifact = options.common.folder.join("velocity.onnx");
+    let Tenth { velocity, store, .. } = Tenth::open(&options.common.folder.join("tenth"))?;
     write(&velocity, Target::Onnx, &store, &artifact)?;
-    let compiled = compile_fixture(&options.folder)?;
-    let job = options.folder.join("job.json");
+    let compiled = compile_fixture(&options.common.folder)?;
+    let job = options.common.folder.join("job.json");
     std::fs::write(&job, pipeline_job()?).map_err(|error| Error::io("write", &job, &error))?;
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let mut costs: BTreeMap<(Run, usize), Cost> = BTreeMap::new();
-    for _ in 0..options.rounds {
+    for _ in 0..options.common.rounds {
         for threads in [1, all] {
             let count = threads.to_string();
             let model = artifact.join("model.onnx");
@@ -266,7 +256,7 @@ fn ours(options: &Options, what: What, threads: usize) -> Result<Cost> {
     let mut command = Command::new(&this);
     command
         .arg("--folder")
-        .arg(&options.folder)
+        .arg(&options.common.folder)
         .arg("--only")
         .args(value.iter().map(|value| value.get_name()));
     run(command.env("RAYON_NUM_THREADS", threads.to_string()), &this)
@@ -274,7 +264,7 @@ fn ours(options: &Options, what: What, threads: usize) -> Result<Cost> {
 
 fn python(options: &Options, script: &str, words: &[&std::ffi::OsStr]) -> Result<Cost> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(script);
-    run(Command::new(&options.python).arg(script).args(words), &options.python)
+    run(Command::new(&options.common.python).arg(script).args(words), &options.common.python)
 }
 
 fn run(command: &mut Command, path: &Path) -> Result<Cost> {
@@ -288,23 +278,13 @@ fn run(command: &mut Command, path: &Path) -> Result<Cost> {
 
 /// The fixture's three artifacts for ONNX Runtime.
 fn compile_fixture(folder: &Path) -> Result<PathBuf> {
+    let full = Width::Subnet("full".to_string());
     let options = CompileOptions {
-        pipeline: fixture(),
-        widths: vec![Width::Subnet("full".to_string())],
-        targets: vec![Target::Onnx],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
         precision: Precision::F32,
-        min_os: MinOs::default(),
-        device: None,
         bake: Some(Bake::None),
         steps: Some(4),
-        guidance: None,
         ranges: Ranges::Off,
-        quantization: QuantizeOptions::default(),
-        layout: Layout::default(),
-        output: folder.join("fixture"),
+        ..CompileOptions::new(fixture(), full, Target::Onnx, folder.join("fixture"))
     };
     let compiled = snapc_driver::compile(&options, &mut Silent)?;
     compiled.into_iter().next().map(|one| one.folder).ok_or_else(|| Error::bug("nothing was compiled"))

@@ -7,11 +7,10 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
-use snapc_benches::{Tenth, write};
+use snapc_benches::{Common, Tenth, write};
 use snapc_driver::{
-    Accuracy, Bake, CalibrateOptions, CompileOptions, Compiled, Layout, MinOs, MomentsKind, Part, Precision,
-    QuantizeChoice, QuantizeOptions, Ranges, Silent, Target, When, Width, calibrate, compile,
-    measure_accuracy,
+    Accuracy, Bake, CalibrateOptions, CompileOptions, Compiled, MomentsKind, Part, Precision, QuantizeChoice,
+    QuantizeOptions, Silent, Target, When, Width, calibrate, compile, measure_accuracy,
 };
 use snapc_ir::{Error, Graph, Result};
 
@@ -21,18 +20,11 @@ struct Options {
     /// Print one table only
     #[arg(long)]
     only: Option<Table>,
-    /// A Python that has onnxruntime and ai-edge-litert: the tests make one
-    #[arg(long, default_value = "target/python/bin/python")]
-    python: PathBuf,
+    #[command(flatten)]
+    common: Common,
     /// A Python that has coremltools, scikit-learn (1.5.1 at most), onnxruntime and safetensors
     #[arg(long, default_value = "target/peers/bin/python")]
     peers: PathBuf,
-    /// Rounds; the least of all is taken
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Where models are written
-    #[arg(long, default_value = "target/bench")]
-    folder: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -104,19 +96,20 @@ struct Cost {
 }
 
 fn latency(options: &Options) -> Result<()> {
-    let tenth = Tenth::open(&options.folder.join("tenth"))?;
+    let tenth = Tenth::open(&options.common.folder.join("tenth"))?;
     let mut files: BTreeMap<(&str, &str), PathBuf> = BTreeMap::new();
     for (name, choice) in STORED {
         let coded = choice.map(|text| tenth.coded(parsed(text)?)).transpose()?;
         let graph: &Graph = coded.as_ref().unwrap_or(&tenth.velocity);
         for target in [Target::Onnx, Target::TfLite] {
-            let path = options.folder.join(format!("velocity_{}.{}", name.replace(' ', "_"), target.name()));
+            let path =
+                options.common.folder.join(format!("velocity_{}.{}", name.replace(' ', "_"), target.name()));
             write(graph, target, &tenth.store, &path)?;
             files.insert((name, target.name()), path);
         }
     }
     let mut least: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for round in 1..=options.rounds {
+    for round in 1..=options.common.rounds {
         for (runtime, target, level) in RUNTIMES {
             for (name, _) in STORED {
                 let Some(path) = files.get(&(name, target.name())) else { continue };
@@ -162,7 +155,7 @@ fn bytes_of(path: &Path) -> u64 {
 
 fn run_model(options: &Options, target: Target, path: &Path, level: Option<&str>) -> Result<f64> {
     let model = if target == Target::Onnx { path.join("model.onnx") } else { path.to_path_buf() };
-    let mut command = script(&options.python, "measure.py");
+    let mut command = script(&options.common.python, "measure.py");
     command.arg(target.name()).arg(&model).args(["3", "1"]).args(level);
     let cost: Cost = serde_json::from_str(&output(&mut command)?)
         .map_err(|error| Error::input(format!("{}: {error}", model.display())))?;
@@ -196,18 +189,10 @@ fn fixture() -> PathBuf {
 }
 
 fn accuracy(options: &Options) -> Result<()> {
-    let calibration = options.folder.join("full.calibration");
+    let calibration = options.common.folder.join("full.calibration");
     let measured = CalibrateOptions {
-        pipeline: fixture(),
-        width: Some(Width::Subnet(SUBNET.to_string())),
-        size: None,
-        steps: None,
-        guidance: None,
-        prompts: None,
-        count: None,
         moments: MomentsKind::Full,
-        shard: None,
-        output: calibration.clone(),
+        ..CalibrateOptions::new(fixture(), Width::Subnet(SUBNET.to_string()), calibration.clone())
     };
     calibrate(&measured, &mut Silent)?;
     let mut stored: BTreeMap<&str, Vec<(String, String)>> = BTreeMap::new();
@@ -221,13 +206,13 @@ fn accuracy(options: &Options) -> Result<()> {
         };
         // ONNX has no look-up tables.
         let target = if text.starts_with("palette") { Target::CoreMl } else { Target::Onnx };
-        let done = compiled(fixture(), quantization, target, &options.folder.join("ours"))?;
+        let done = compiled(fixture(), quantization, target, &options.common.folder.join("ours"))?;
         let found = done.accuracy.ok_or_else(|| Error::bug("no accuracy was measured"))?;
         let layers = found.layers.iter();
         stored.insert(text, layers.map(|one| (one.tensor.clone(), one.encoding.clone())).collect());
-        line(&format!("snapc {text}"), bits(&found), &found);
+        line(&format!("snapc {text}"), found.bits(), &found);
     }
-    let copy = options.folder.join("peer");
+    let copy = options.common.folder.join("peer");
     copy_folder(&fixture(), &copy)?;
     for (word, ours) in PEERS {
         let tensors = stored.get(ours).ok_or_else(|| Error::bug(format!("{ours} was not measured")))?;
@@ -239,7 +224,7 @@ fn accuracy(options: &Options) -> Result<()> {
 
 /// The pictures of a copy of the fixture whose tensors somebody else has rounded, against those of the fixture.
 fn peer(options: &Options, word: &str, tensors: &[(String, String)], copy: &Path) -> Result<(f64, Accuracy)> {
-    let list = options.folder.join("tensors.json");
+    let list = options.common.folder.join("tensors.json");
     let text = serde_json::to_string(tensors).map_err(|error| Error::bug(error.to_string()))?;
     std::fs::write(&list, text).map_err(|error| Error::io("write", &list, &error))?;
     let weights = "transformer/diffusion_pytorch_model.safetensors";
@@ -252,7 +237,7 @@ fn peer(options: &Options, word: &str, tensors: &[(String, String)], copy: &Path
         copy.to_path_buf(),
         QuantizeOptions::default(),
         Target::Onnx,
-        &options.folder.join("peers"),
+        &options.common.folder.join("peers"),
     )?;
     let found = measure_accuracy(&done.folder, &fixture(), true, None, &mut Silent)?;
     found.map(|(accuracy, _)| (bits, accuracy)).ok_or_else(|| Error::bug("no accuracy was measured"))
@@ -265,32 +250,14 @@ fn compiled(
     target: Target,
     output: &Path,
 ) -> Result<Compiled> {
+    let width = Width::Subnet(SUBNET.to_string());
     let options = CompileOptions {
-        pipeline,
-        widths: vec![Width::Subnet(SUBNET.to_string())],
-        targets: vec![target],
-        parts: Vec::new(),
-        sizes: Vec::new(),
-        one_file: false,
         precision: Precision::F32,
-        min_os: MinOs::default(),
-        device: None,
         bake: Some(Bake::None),
-        steps: None,
-        guidance: None,
-        ranges: Ranges::default(),
         quantization,
-        layout: Layout::Default,
-        output: output.to_path_buf(),
+        ..CompileOptions::new(pipeline, width, target, output.to_path_buf())
     };
     compile(&options, &mut Silent)?.pop().ok_or_else(|| Error::bug("nothing was compiled"))
-}
-
-/// Bits a weight of the layers that are stored as codes, scales and tables included.
-fn bits(accuracy: &Accuracy) -> f64 {
-    let bytes: u64 = accuracy.layers.iter().map(|layer| layer.bytes).sum();
-    let count: f64 = accuracy.layers.iter().map(|layer| 8.0 * layer.bytes as f64 / layer.bits).sum();
-    8.0 * bytes as f64 / count
 }
 
 fn line(name: &str, bits: f64, accuracy: &Accuracy) {
