@@ -124,7 +124,7 @@ fn legal_and_read_back() {
 }
 
 fn write(backend: &dyn Backend, legal: &snapc_backend::LegalGraph, path: &std::path::Path) {
-    let part = Part { graph: legal, store: &Store::empty(), facts: &[] };
+    let part = Part::new(legal, &Store::empty(), &[]);
     backend.write(&part, path, &mut |_| {}).unwrap();
 }
 

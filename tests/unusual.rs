@@ -143,7 +143,7 @@ fn check(target: Target, precision: Precision, bound: f64) {
             inputs: own.join("inputs.safetensors"),
             outputs: own.join("outputs.safetensors"),
         };
-        let part = Part { graph: &legal, store: &store, facts: &[] };
+        let part = Part::new(&legal, &store, &[]);
         backend.write(&part, &job.artifact, &mut |_| {}).unwrap();
         let inputs: Vec<(&str, &Tensor)> =
             model.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();

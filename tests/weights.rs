@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
-use snapc_ir::{Class, DType, Dim, Source, Transform, Weight};
-use snapc_weights::{Region, Store};
+use snapc_ir::{Class, DType, Dim, Encoding, Error, Method, Source, Transform, Weight};
+use snapc_weights::{Limits, Region, Scratch, Store, Stored, in_order};
 use tempfile::TempDir;
 
 /// Numbers that f16 and bf16 hold exactly.
@@ -228,4 +228,159 @@ fn an_index_that_lies_is_named() {
     });
     assert!(removed.contains("out_mod, which the index does not name"), "{removed}");
     assert!(damage(&|_, json| json["weight_map"] = 3.into()).contains("not what a sharded checkpoint has"));
+}
+
+#[test]
+fn rows_are_recipes_of_their_own() {
+    use Transform::{Double, Part, Repeat, Reshape, Take, Transpose};
+    let turn = |perm: &[usize]| Transpose(perm.to_vec());
+    let shape = |sizes: &[usize]| Reshape(sizes.to_vec());
+    let take = |axis, chunks, keep| Take { axis, chunks, keep };
+    let part = |axis, start, size| Part { axis, start, size };
+    // Each with the most numbers of a piece, and in how many pieces that is.
+    let cases: Vec<(&[usize], Vec<Transform>, usize, usize)> = vec![
+        (&[12, 10], vec![], 30, 4),
+        (&[12, 10], vec![turn(&[1, 0])], 30, 5),
+        (&[12, 10], vec![take(0, 3, 2), take(1, 1, 5), Double(3)], 10, 3),
+        (&[12, 10], vec![turn(&[1, 0]), part(0, 2, 6), turn(&[1, 0]), part(0, 1, 8)], 24, 2),
+        // The halves of rotary heads, as they are and turned.
+        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6])], 12, 2),
+        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6]), turn(&[1, 0])], 32, 3),
+        // A convolution whose stride is its kernel.
+        (&[4, 8, 2, 2], vec![shape(&[4, 8, 4]), turn(&[0, 2, 1]), shape(&[4, 32]), turn(&[1, 0])], 16, 2),
+        (&[4, 6], vec![Repeat(3)], 12, 6),
+        (&[4, 6], vec![shape(&[2, 12]), turn(&[1, 0])], 4, 2),
+        (&[24], vec![shape(&[2, 3, 4])], 12, 2),
+        // Rows that no range of the source makes.
+        (&[4, 6], vec![turn(&[1, 0]), shape(&[4, 6])], 6, 1),
+    ];
+    for (sizes, transforms, most, count) in cases {
+        let (_folder, path) = file(DType::F32, sizes);
+        let store = Store::open(&[path]).unwrap();
+        let weight = recipe(DType::F32, sizes, &transforms, DType::F32);
+        let pieces = weight.row_pieces(most);
+        let found: Vec<f32> =
+            pieces.iter().flat_map(|piece| store.read(piece).unwrap().values().to_vec()).collect();
+        assert_eq!(found, plain(sizes, &transforms), "{transforms:?}");
+        assert_eq!(pieces.len(), count, "{transforms:?}");
+        assert!(weight.rows(weight.shape()[0], 1).is_none() && weight.rows(0, 0).is_none());
+    }
+}
+
+#[test]
+fn large_weights_are_moved_piece_by_piece() {
+    let (rows, cols) = (2600, 2000);
+    let (_folder, path) = file(DType::F16, &[rows, cols]);
+    let store = Store::open(&[path]).unwrap();
+    let turned = recipe(DType::F16, &[rows, cols], &[Transform::Transpose(vec![1, 0])], DType::F16);
+    assert!(store.stored_needs(&turned) < 26 << 20);
+    let bytes = bytes_of(&store, &turned);
+    let number_at = |at: usize| number(at % rows * cols + at / rows);
+    let same = |(at, pair): (usize, &[u8; 2])| f16::from_le_bytes(*pair).to_f32() == number_at(at);
+    assert!(bytes.as_chunks::<2>().0.iter().enumerate().all(same));
+    let swapped = [
+        Transform::Reshape(vec![1300, 2, cols]),
+        Transform::Transpose(vec![1, 0, 2]),
+        Transform::Reshape(vec![rows, cols]),
+        Transform::Double(2),
+    ];
+    let bytes = bytes_of(&store, &recipe(DType::F16, &[rows, cols], &swapped, DType::F32));
+    let number_at = |at: usize| {
+        let (row, col) = (at / cols, at % cols);
+        4.0 * number((row % 1300 * 2 + row / 1300) * cols + col)
+    };
+    let same = |(at, four): (usize, &[u8; 4])| f32::from_le_bytes(*four) == number_at(at);
+    assert!(bytes.as_chunks::<4>().0.iter().enumerate().all(same));
+}
+
+#[test]
+fn codes_do_not_depend_on_pieces() {
+    let sizes = [2400, 1024];
+    let (_folder, path) = file(DType::F16, &sizes);
+    let store = Store::open(&[path]).unwrap();
+    for text in ["int8", "int4", "int4 group 32", "palette4", "palette6 group 100"] {
+        let encoding: Encoding = text.parse().unwrap();
+        let weight = |first: usize, count: usize| {
+            let part = Transform::Part { axis: 0, start: first, size: count };
+            recipe(DType::F16, &sizes, &[part, Transform::Encode(encoding)], DType::F16)
+        };
+        let whole = weight(0, sizes[0]);
+        let (mut bytes, mut tables) = (Vec::new(), Vec::new());
+        let mut take = |stored: Stored| {
+            match stored {
+                Stored::Bytes(more) => bytes.extend_from_slice(more),
+                Stored::Tables(more) => tables.extend(more),
+            }
+            Ok(())
+        };
+        store.stored(&whole, &mut Scratch::default(), &mut take).unwrap();
+        let encoded = store.encode(&whole).unwrap();
+        assert_eq!((encoded.packed().unwrap(), &encoded.tables), (bytes, &tables), "{text}");
+        // Rows alone, but where all share a table.
+        if encoding.group.is_some() || text.starts_with("int") {
+            let alone: Vec<u8> =
+                (0..24).flat_map(|at| store.encode(&weight(at * 100, 100)).unwrap().codes).collect();
+            assert_eq!(encoded.codes, alone, "{text}");
+        }
+        if text == "palette4" {
+            // 251 numbers, as often as they come.
+            let count = |value: usize| (sizes[0] * sizes[1] - value).div_ceil(251) as f64;
+            let (values, counts): (Vec<f32>, Vec<f64>) = (0..251).map(|at| (number(at), count(at))).unzip();
+            let best = snapc_weights::quantize::kmeans(&values, &counts, 16).unwrap();
+            let best: Vec<f16> = best.centroids.into_iter().map(f16::from_f32).collect();
+            assert_eq!(tables, best);
+        }
+    }
+    let gptq = Encoding { method: Method::Gptq, ..Encoding::int(4, Some(32)) };
+    assert!(!gptq.can_cut(&sizes, 0, 0, 100));
+}
+
+/// Weight `n` is `n` blocks of `n`, taken on these limits.
+fn overlapped(limits: Limits, stop: Option<usize>) -> (Vec<u8>, Result<(), Error>) {
+    let needs: Vec<u64> = (0..40).map(|number| number % 7 * 10).collect();
+    let mut taken = Vec::new();
+    let result = in_order(
+        limits,
+        &needs,
+        &|number, _, sink| {
+            if stop == Some(number) {
+                return Err(Error::input(format!("{number} cannot be made")));
+            }
+            (0..number).try_for_each(|_| sink(Stored::Bytes(&[number as u8])))
+        },
+        &mut |number, stored| {
+            if let Stored::Bytes(bytes) = stored {
+                assert_eq!(bytes, [number as u8]);
+                taken.extend_from_slice(bytes);
+            }
+            if taken.len() > 700 { Err(Error::input("the disk is full")) } else { Ok(()) }
+        },
+    );
+    (taken, result)
+}
+
+#[test]
+fn work_that_overlaps_is_taken_in_order() {
+    for jobs in [1, 2, 5] {
+        for memory in [1, 50, 1000] {
+            let (taken, result) = overlapped(Limits { jobs, memory }, Some(30));
+            assert!(taken.is_sorted());
+            assert_eq!(taken.len(), 30 * 29 / 2);
+            assert_eq!(result.unwrap_err().message(), "30 cannot be made");
+            let (taken, result) = overlapped(Limits { jobs, memory }, None);
+            assert_eq!((taken.len(), result.unwrap_err().message()), (701, "the disk is full"));
+        }
+    }
+}
+
+#[test]
+fn a_number_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let bytes: Vec<u8> = [1.0, f32::NAN].iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F16, vec![2], &bytes).unwrap();
+    std::fs::write(&path, serialize([("x", view)], None).unwrap()).unwrap();
+    let store = Store::open(&[path]).unwrap();
+    let error = store.stream(&recipe(DType::F16, &[2], &[], DType::F16), &mut |_| Ok(())).unwrap_err();
+    assert_eq!((error.class(), error.message()), (Class::Input, "a weight is NaN, expected a number"));
 }

@@ -66,5 +66,5 @@ pub fn write(graph: &Graph, target: Target, store: &Store, path: &Path) -> Resul
     if path.is_dir() {
         std::fs::remove_dir_all(path).map_err(|error| Error::io("replace", path, &error))?;
     }
-    backend.write(&Part { graph: &legal, store, facts: &[] }, path, &mut |_| {})
+    backend.write(&Part::new(&legal, store, &[]), path, &mut |_| {})
 }

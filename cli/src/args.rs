@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapc_driver::{
     Bake, Device, Layout, MaxLoss, MinOs, PASS_NAMES, Part, Precision, QuantizeChoice, Ranges, Target,
-    parse_part, parse_size,
+    parse_bytes, parse_part, parse_size,
 };
 
 use crate::quantize::{CalibrateArgs, QuantizeArgs, parse_encoding};
@@ -20,6 +20,9 @@ pub struct Cli {
     /// Print one JSON object instead of text; errors too (on standard error)
     #[arg(long, global = true)]
     pub json: bool,
+    /// Threads to work on; as many as processors where nothing is said. They change no byte of a result
+    #[arg(long, global = true, value_name = "N")]
+    pub jobs: Option<usize>,
 }
 
 const EXAMPLES: &str = "\
@@ -97,6 +100,9 @@ pub struct CompileArgs {
     /// which values are scaled or kept in f32, and why
     #[arg(long)]
     pub explain: bool,
+    /// The most memory to hold while weights are written, as 100MB; what is measured on the way (--ranges, --accuracy) comes on top
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_memory: Option<u64>,
     /// The output folder [default: dist]
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,

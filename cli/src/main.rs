@@ -14,13 +14,14 @@ use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
     Bake, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target,
-    VerifyOptions, Width, calibrate, compile, generate, inspect, is_compiled, merge, show, verify,
+    VerifyOptions, Width, calibrate, compile, generate, inspect, is_compiled, merge, show, use_threads, verify,
 };
 use snapc_ir::{Class, Error, Result};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match dispatch(cli.command, cli.json) {
+    let threads = cli.jobs.map_or(Ok(()), use_threads);
+    match threads.and_then(|()| dispatch(cli.command, cli.json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report::fail(&error, cli.json)),
     }
@@ -133,6 +134,7 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         ranges: args.ranges,
         quantization: args.quantization.options()?,
         layout: args.layout,
+        max_memory: args.max_memory,
         output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
     };
     let mut report = Terminal::new(json);

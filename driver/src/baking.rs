@@ -70,7 +70,7 @@ pub fn check_guidance(guidance: Option<f32>, schedule: &Schedule) -> Result<Opti
 /// # Errors
 /// What the interpreter finds.
 pub fn evaluate(store: &Store, graph: &Graph, times: &[Vec<f32>]) -> Result<Vec<Vec<Vec<f32>>>> {
-    let interpreter = Interpreter::new(graph, store);
+    let interpreter = Interpreter::frugal(graph, store);
     let [port] = graph.inputs() else { return Err(Error::bug("a time path has one input")) };
     let run = |values: &Vec<f32>| -> Result<Vec<Vec<f32>>> {
         let time = Tensor::float(graph.ty(port.value).clone(), values.clone());

@@ -2,7 +2,6 @@ mod one_file;
 mod quantized;
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 use snapc_backend::{Backend, Device, Explanation, LegalGraph, legalize_explained};
 use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
@@ -10,7 +9,7 @@ use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Graph, Place, Result};
 use snapc_onnx::Layout;
 use snapc_passes::{PrecisionPass, Standard, run, standard};
-use snapc_weights::Store;
+use snapc_weights::{Limits, Store};
 
 use crate::Report;
 use crate::baking;
@@ -88,10 +87,10 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
         if !ours.is_empty() {
             let guided = ours.iter().any(|job| job.guidance().is_some());
             let imported = pipeline.import(part, batch(part, guided), latent)?;
-            write_jobs(ours, &imported, &schedule, report)?;
+            write_jobs(ours, options, &imported, &schedule, report)?;
         }
         if !theirs.is_empty() {
-            write_jobs(theirs, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
+            write_jobs(theirs, options, &pipeline.import_unscaled_decoder(1, latent)?, &schedule, report)?;
         }
     }
     jobs.iter().filter_map(|job| job.unmeasured.as_ref()).for_each(|why| report.warn(why));
@@ -159,10 +158,10 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
     Ok(jobs)
 }
 
-/// Makes one part legal for every job, then writes as many at once as there are processors: a writer holds little more than one
-/// block of a weight.
+/// Makes one part legal for every job, then writes one artifact after the other, on all threads.
 fn write_jobs(
     mut jobs: Vec<&mut Job>,
+    options: &CompileOptions,
     imported: &Imported,
     schedule: &Schedule,
     report: &mut dyn Report,
@@ -175,12 +174,9 @@ fn write_jobs(
         job.parts.push(entry);
         legal.push(graph);
     }
-    let work: Vec<(&Job, &Legal)> = jobs.iter().map(|job| &**job).zip(&legal).collect();
-    let bytes = legal.iter().map(|(graph, _)| graph.weight_bytes()).sum();
-    let write = |&(job, (graph, store)): &(&Job, &Legal), advance: Advance| {
-        write_part(job, graph, store, schedule, advance)
-    };
-    at_once(&work, &write, imported.graph.name(), bytes, report)
+    let limits = limits(options, &legal)?;
+    report.begin(imported.graph.name(), legal.iter().map(|(graph, _)| graph.weight_bytes()).sum());
+    jobs.iter().zip(&legal).try_for_each(|(job, legal)| write_part(job, legal, schedule, limits, report))
 }
 
 /// A graph that can be written, and the store of its weights.
@@ -209,49 +205,40 @@ fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Re
     Ok((graph, plain.store))
 }
 
-/// What a writer tells of bytes of weights since its last call.
-type Advance<'a> = &'a (dyn Fn(u64) + Sync);
+/// What the process holds beside the weights that are being written: code, graphs, buffers of files.
+const BESIDE: u64 = 40 << 20;
 
-/// Writes as many at once as there are processors.
-fn at_once<T: Sync>(
-    work: &[T],
-    write: &(dyn Fn(&T, Advance) -> Result<()> + Sync),
-    what: &str,
-    bytes: u64,
-    report: &mut dyn Report,
-) -> Result<()> {
-    report.begin(what, bytes);
-    let report = Mutex::new(report);
-    let advance = |bytes| {
-        // A report that panicked in another thread is that thread's to tell.
-        if let Ok(mut report) = report.lock() {
-            report.advance(bytes);
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    for group in work.chunks(threads) {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = group.iter().map(|one| scope.spawn(|| write(one, &advance))).collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(Error::bug("a writer stopped in the middle")))
-            })
-        })?;
+/// How much is read and encoded at once.
+///
+/// # Errors
+/// If a weight takes more than it may.
+fn limits(options: &CompileOptions, graphs: &[Legal]) -> Result<Limits> {
+    let Some(memory) = options.max_memory else { return Ok(Limits::default()) };
+    let all = graphs.iter().flat_map(|(graph, store)| graph.weights().iter().map(move |weight| (weight, store)));
+    let needs = all.map(|(weight, store)| (store.stored_needs(weight), &weight.name));
+    if let Some((need, name)) = needs.max().filter(|(need, _)| need + BESIDE > memory) {
+        return Err(Error::limit(format!(
+            "it takes {} MB to write, with {memory} bytes allowed",
+            (need + BESIDE).div_ceil(1_000_000)
+        ))
+        .at(Place::Tensor(name.clone()))
+        .help("allow more with --max-memory"));
     }
-    Ok(())
+    Ok(Limits { memory: memory - BESIDE, ..Limits::default() })
 }
 
 fn write_part(
     job: &Job,
-    graph: &LegalGraph,
-    store: &Store,
+    (graph, store): &Legal,
     schedule: &Schedule,
-    advance: Advance,
+    limits: Limits,
+    report: &mut dyn Report,
 ) -> Result<()> {
     let facts = facts(job, schedule);
-    let part = snapc_backend::Part { graph, store, facts: &facts };
+    let part = snapc_backend::Part { limits, ..snapc_backend::Part::new(graph, store, &facts) };
     let path = job.staging.path().join(job.backend.artifact(graph.name()));
     job.backend
-        .write(&part, &path, &mut |bytes| advance(bytes))
+        .write(&part, &path, &mut |bytes| report.advance(bytes))
         .at(|| Place::Target(job.target.name().to_string()))
 }
 

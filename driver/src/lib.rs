@@ -37,11 +37,23 @@ pub use snapc_backend::{Device, Explanation};
 pub use snapc_coreml::MinOs;
 pub use snapc_frontends::Part;
 pub use snapc_ir::{Code, Encoding, Method};
+use snapc_ir::{Error, Result};
 pub use snapc_onnx::Layout;
 pub use snapc_passes::quantize::Choice as QuantizeChoice;
 pub use snapc_passes::{NAMES as PASS_NAMES, Precision};
 pub use targets::Target;
 pub use verify::{Row, Thresholds, Verified, VerifyOptions, verify};
+
+/// Sets the threads that all work is spread over; call it before any. Without it there are as many as processors.
+///
+/// # Errors
+/// If there are none, or work has begun.
+pub fn use_threads(count: usize) -> Result<()> {
+    if count == 0 {
+        return Err(Error::usage("0 jobs do no work").help("name 1 or more, or leave --jobs out"));
+    }
+    rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(Error::bug)
+}
 
 /// What a command tells while it works.
 pub trait Report: Send {

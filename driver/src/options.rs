@@ -148,6 +148,8 @@ pub struct CompileOptions {
     pub quantization: QuantizeOptions,
     /// The layout of ONNX folders.
     pub layout: Layout,
+    /// Bytes that the process may hold while it writes weights; none means that a few weights at once may be as large as they are.
+    pub max_memory: Option<u64>,
     /// The output folder: `<output>/<target>/<subnet>/`.
     pub output: PathBuf,
 }
@@ -171,6 +173,7 @@ impl CompileOptions {
             ranges: Ranges::default(),
             quantization: QuantizeOptions::default(),
             layout: Layout::default(),
+            max_memory: None,
             output,
         }
     }

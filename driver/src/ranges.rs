@@ -21,6 +21,12 @@ const PROMPTS: usize = 4;
 /// The most work that nobody asked for, in floating-point operations: some ten seconds on two cores.
 const MOST_FLOPS: u64 = 200_000_000_000;
 
+/// Bytes of weights that are kept from one prompt to the next; what is larger is read again, some rows at once.
+const KEPT: u64 = 64 << 20;
+
+/// Numbers of a weight that are looked at at once.
+const PIECE: usize = 1 << 20;
+
 /// How large one node's results became.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeRange {
@@ -107,7 +113,10 @@ impl Calibration {
     /// Runs a part's graph on what it is given, and notes how large each value becomes.
     fn measure(&self, graph: &Graph, store: &Store, report: &mut dyn Report) -> Result<Measured> {
         let mut measured = Measured::new(graph);
-        let interpreter = Interpreter::new(graph, store);
+        let interpreter = match graph.weight_bytes() {
+            ..=KEPT => Interpreter::new(graph, store),
+            _ => Interpreter::frugal(graph, store),
+        };
         let mine: Vec<&Example> = self
             .0
             .iter()
@@ -133,7 +142,11 @@ impl Calibration {
             Def::Weight(id) => Some((graph.weight_value(id), graph.weight(id))),
             _ => None,
         }) {
-            measured.add(value, weight.ty().last(), store.read(weight)?.values());
+            let ty = weight.ty();
+            let pieces = if ty.rank() < 2 { vec![weight.clone()] } else { weight.row_pieces(PIECE) };
+            for piece in pieces {
+                measured.add(value, ty.last(), store.read(&piece)?.values());
+            }
         }
         Ok(measured)
     }

@@ -1,12 +1,17 @@
 use std::sync::OnceLock;
 
 use snapc_ir::ops::Op;
-use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, WeightId};
+use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, Weight, WeightId};
 use snapc_weights::{Store, Tensor};
 
-use crate::ops::{Call, execute};
+use crate::gemm::{Matrix, product};
+use crate::kernels::add_row;
+use crate::ops::{Call, execute, outside};
 use crate::pool::Pool;
 use crate::value::Value;
+
+/// Numbers of a weight that is not kept that are read at once.
+const ROWS: usize = 1 << 18;
 
 /// What is shown of a run: each node and its results.
 type Observe<'o> = &'o mut dyn FnMut(&Node, &[Tensor]);
@@ -17,6 +22,8 @@ pub struct Interpreter<'a> {
     graph: &'a Graph,
     store: &'a Store,
     weights: Vec<OnceLock<Value>>,
+    /// Whether weights are kept for the next run.
+    keeps: bool,
     /// For each node, the values that no later node reads.
     finished: Vec<Vec<ValueId>>,
 }
@@ -37,7 +44,13 @@ impl<'a> Interpreter<'a> {
         for (node, id) in last_use.into_iter().flatten() {
             finished[node].push(id);
         }
-        Interpreter { graph, store, weights, finished }
+        Interpreter { graph, store, weights, keeps: true, finished }
+    }
+
+    /// An interpreter that keeps no weight, and holds of the large ones only the rows that it works with: for a graph that is run once
+    /// or twice. The results are the same.
+    pub fn frugal(graph: &'a Graph, store: &'a Store) -> Self {
+        Interpreter { keeps: false, ..Interpreter::new(graph, store) }
     }
 
     /// The graph.
@@ -106,6 +119,17 @@ impl<'a> Interpreter<'a> {
         values: &mut [Option<Value>],
         pool: &Pool,
     ) -> Result<Vec<Value>> {
+        if let Some(weight) = self.by_rows(node) {
+            let x = self.value(node.operands[0], values)?.widened(pool);
+            let mut results = match node.op {
+                Op::Embedding(_) => self.look_up(&x, weight)?,
+                _ => self.linear(&x, weight, pool)?,
+            };
+            if let Some(&bias) = node.operands.get(2) {
+                add_row(&mut results, self.value(bias, values)?.widened(pool).values());
+            }
+            return Ok(vec![Value::float(self.graph.ty(node.results[0]).clone(), results)]);
+        }
         let mut operands: Vec<Value> =
             node.operands.iter().map(|&id| self.value(id, values)).collect::<Result<_>>()?;
         for id in &self.finished[index] {
@@ -119,6 +143,40 @@ impl<'a> Interpreter<'a> {
         let mut call = Call { operands, results, pool };
         let results = execute(&node.op, &mut call)?;
         call.operands.into_iter().for_each(|operand| operand.recycle(pool));
+        Ok(results)
+    }
+
+    /// The large weight of a linear or an embedding, where none is kept.
+    fn by_rows(&self, node: &Node) -> Option<&'a Weight> {
+        let (Op::Linear(_) | Op::Embedding(_)) = node.op else { return None };
+        let Def::Weight(id) = self.graph.value(*node.operands.get(1)?).def else { return None };
+        let weight = self.graph.weight(id);
+        (!self.keeps && weight.ty().count() > ROWS && weight.rows(0, 1).is_some()).then_some(weight)
+    }
+
+    fn linear(&self, x: &Value, weight: &Weight, pool: &Pool) -> Result<Vec<f32>> {
+        let (out, inner) = (weight.ty().shape[0], weight.ty().last());
+        let rows = x.values().len() / inner;
+        let mut results = pool.take(rows * out);
+        let mut first = 0;
+        for piece in weight.row_pieces(ROWS) {
+            let of_piece = self.store.read(&piece)?;
+            let count = of_piece.ty.shape[0];
+            let matrix = Matrix::new(of_piece.values(), count, inner).t();
+            product(&mut results[first..], out, Matrix::new(x.values(), rows, inner), matrix, 1.0, true);
+            first += count;
+        }
+        Ok(results)
+    }
+
+    fn look_up(&self, ids: &Value, table: &Weight) -> Result<Vec<f32>> {
+        let rows = table.ty().shape[0];
+        let mut results = Vec::with_capacity(ids.integers().len() * table.ty().last());
+        for &id in ids.integers() {
+            let row = usize::try_from(id).ok().and_then(|id| table.rows(id, 1));
+            let row = row.ok_or_else(|| outside(id, rows))?;
+            results.extend_from_slice(self.store.read(&row)?.values());
+        }
         Ok(results)
     }
 
@@ -136,7 +194,11 @@ impl<'a> Interpreter<'a> {
         if let Some(value) = slot.get() {
             return Ok(value.clone());
         }
-        let value = Value::weight(self.store.read(self.graph.weight(id))?);
+        let tensor = self.store.read(self.graph.weight(id))?;
+        if !self.keeps {
+            return Ok(Value::new(tensor));
+        }
+        let value = Value::weight(tensor);
         Ok(slot.get_or_init(|| value).clone())
     }
 }
@@ -184,6 +246,27 @@ mod tests {
         let y = b.softmax(y).unwrap();
         b.output("y", y);
         b.finish().unwrap()
+    }
+
+    #[test]
+    fn a_frugal_run_gives_the_same_bits() {
+        let mut b = Builder::new("frugal", Stage::Subnet);
+        let (rows, width) = (5000, 400);
+        let values = |seed| numbers(&[rows, width], seed).values().to_vec();
+        let [table, wide] = [1, 2].map(|seed| Weight::inline(format!("w{seed}"), values(seed), vec![rows, width]));
+        let (table, wide) = (b.weight(table).unwrap(), b.weight(wide).unwrap());
+        let bias = b.weight(Weight::inline("b", values(3)[..rows].to_vec(), vec![rows])).unwrap();
+        let ids = b.input("ids", TensorType::new(DType::I32, [3]));
+        let x = b.one(snapc_ir::ops::Embedding {}, &[ids, table]).unwrap();
+        let y = b.linear(x, wide, Some(bias)).unwrap();
+        b.output("y", y);
+        let (graph, store) = (b.finish().unwrap(), Store::empty());
+        let ids = Tensor::i32([3], vec![7, 4999, 7]);
+        let run = |interpreter: Interpreter| interpreter.run(&[("ids", &ids)]).unwrap().remove(0);
+        assert!(graph.weights().iter().any(|weight| weight.row_pieces(ROWS).len() > 1));
+        assert_eq!(run(Interpreter::frugal(&graph, &store)), run(Interpreter::new(&graph, &store)));
+        let outside = Tensor::i32([3], vec![7, 5000, 7]);
+        assert!(Interpreter::frugal(&graph, &store).run(&[("ids", &outside)]).is_err());
     }
 
     #[test]

@@ -109,6 +109,19 @@ impl Encoding {
         }
         known.then_some(blocks)
     }
+
+    /// Whether a range of an axis, encoded alone, has the codes that it has in the whole: it holds whole blocks, and no other number has
+    /// a say in them.
+    pub fn can_cut(&self, shape: &[usize], axis: usize, start: usize, size: usize) -> bool {
+        let alone = match self.method {
+            Method::Rtn => true,
+            Method::Awq => axis == 0,
+            Method::Gptq => false,
+        };
+        let Some(blocks) = self.blocks(shape).filter(|_| alone) else { return false };
+        let block = shape[axis] / blocks[axis];
+        blocks[axis] > 1 && start.is_multiple_of(block) && size.is_multiple_of(block)
+    }
 }
 
 impl fmt::Display for Encoding {

@@ -1,5 +1,7 @@
 //! Weights as recipes: where the numbers come from and what is done to them, never the numbers.
 
+mod rows;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

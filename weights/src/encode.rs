@@ -4,13 +4,16 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use snapc_ir::{
-    Code, Coded, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight, element_count,
+    Code, Coded, Dim, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight, element_count,
 };
 
 use crate::quantize::{self, Feedback, Histogram, Levels, LowRank};
 use crate::read::moved;
 use crate::statistics::Moments;
 use crate::store::{Region, Store};
+
+/// Numbers that are encoded at once.
+pub(crate) const PIECE: usize = 1 << 20;
 
 /// A weight as it is stored: codes, and what they stand for.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,8 +119,7 @@ impl Store {
         else {
             return Err(Error::bug("the weight is not encoded").at(Place::Tensor(weight.name.clone())));
         };
-        let (values, shape) = self.run(weight, &weight.transforms[..place])?;
-        let encoded = self.codes_of(&values, &shape, encoding, weight)?;
+        let encoded = self.codes(weight, place, encoding)?;
         weight.transforms[place + 1..]
             .iter()
             .try_fold(encoded, |encoded, change| encoded.after(change))
@@ -126,40 +128,68 @@ impl Store {
             })
     }
 
-    /// The codes of some numbers.
-    pub(crate) fn codes_of(
-        &self,
-        values: &[f32],
-        shape: &[usize],
-        encoding: &Encoding,
-        weight: &Weight,
-    ) -> Result<Encoded> {
-        let at = |error: Error| error.at(Place::Tensor(source_name(weight).to_string()));
-        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-            let message = format!("number {place} is {}, which no code can stand for", values[place]);
-            return Err(at(Error::input(message).help("the checkpoint is damaged or its training diverged")));
-        }
-        let blocks = encoding.blocks(shape);
-        let blocks = blocks.ok_or_else(|| at(Error::bug(format!("{encoding} does not fit {shape:?}"))))?;
-        let coded = Coded { code: encoding.code, shape: shape.to_vec(), blocks };
+    /// The codes that the encoding at `place` of a recipe gives, some rows after the others where they have codes of their own.
+    pub(crate) fn codes(&self, weight: &Weight, place: usize, encoding: &Encoding) -> Result<Encoded> {
+        let plain = upto(weight, place)?;
+        let shape = plain.shape();
+        let blocks = encoding.blocks(&shape).ok_or_else(|| {
+            Error::bug(format!("{encoding} does not fit {shape:?}")).at(Place::Tensor(weight.name.clone()))
+        })?;
         let moments = match encoding.method {
             Method::Rtn => None,
-            Method::Awq | Method::Gptq => Some(self.moments(weight, shape)?),
+            Method::Awq | Method::Gptq => Some(self.moments(weight, &shape)?),
         };
-        let row = element_count(&shape[1..]);
-        match encoding.code {
-            Code::Int { bits } => {
-                let levels = if bits == 4 { Levels::INT4 } else { Levels::INT8 };
-                let group = encoding.group.unwrap_or(row);
-                integers(values, row, group, levels, encoding.method, moments.as_ref())
-            }
-            Code::Palette { bits } => {
-                let rows = encoding.group.unwrap_or(shape[0]);
-                palettes(values, row, rows, bits, encoding.method, moments.as_ref())
-            }
+        let coded = Coded { code: encoding.code, shape, blocks };
+        if let (Code::Palette { bits }, None, Method::Rtn | Method::Awq) =
+            (encoding.code, encoding.group, encoding.method)
+        {
+            let (codes, table) = self.palette(&plain, bits, moments.as_ref())?;
+            return Ok(Encoded { coded, codes, tables: table });
         }
-        .map(|(codes, tables)| Encoded { coded, codes, tables })
-        .map_err(at)
+        let (mut codes, mut tables) = (Vec::with_capacity(plain.ty().count()), Vec::new());
+        for piece in upto(weight, place + 1)?.row_pieces(PIECE) {
+            let (values, shape) = self.run(&piece, &piece.transforms[..piece.transforms.len() - 1])?;
+            check_finite(&values, codes.len(), weight)?;
+            let row = element_count(&shape[1..]);
+            let (of_piece, its_tables) = match encoding.code {
+                Code::Int { bits } => {
+                    let levels = if bits == 4 { Levels::INT4 } else { Levels::INT8 };
+                    let group = encoding.group.unwrap_or(row);
+                    integers(&values, row, group, levels, encoding.method, moments.as_ref())
+                }
+                Code::Palette { bits } => {
+                    let rows = encoding.group.unwrap_or(shape[0]);
+                    palettes(&values, row, rows, bits, encoding.method, moments.as_ref())
+                }
+            }
+            .map_err(|error| error.at(tensor(weight)))?;
+            codes.extend(of_piece);
+            tables.extend(its_tables);
+        }
+        Ok(Encoded { coded, codes, tables })
+    }
+
+    /// Indices into one table for all numbers: they are counted, and then read again.
+    fn palette(&self, plain: &Weight, bits: usize, moments: Option<&Moments>) -> Codes {
+        let (pieces, importance) = (plain.row_pieces(PIECE), moments.map(importance));
+        let (mut histogram, mut before) = (Histogram::new(), 0);
+        let mut halves = Vec::new();
+        for piece in &pieces {
+            let (values, _) = self.run(piece, &piece.transforms)?;
+            check_finite(&values, before, plain)?;
+            count(&mut histogram, &values, importance.as_deref(), before, &mut halves)?;
+            before += values.len();
+        }
+        let table = table(&histogram, bits).map_err(|error| error.at(tensor(plain)))?;
+        let nearest = quantize::nearest_table(&table)?;
+        let mut codes = Vec::with_capacity(before);
+        for piece in &pieces {
+            let (values, _) = self.run(piece, &piece.transforms)?;
+            halves.resize(values.len(), f16::ZERO);
+            halves.convert_from_f32_slice(&values);
+            codes.extend(halves.iter().map(|half| nearest[usize::from(half.to_bits())]));
+        }
+        Ok((codes, table))
     }
 
     /// Second moments of what a matrix is multiplied with.
@@ -192,7 +222,7 @@ impl Store {
         };
         let LowRank { a: left, b: right, .. } =
             quantize::low_rank(&values, rows, cols, importance.as_deref(), rank)
-                .map_err(|error| error.at(Place::Tensor(source_name(weight).to_string())))?;
+                .map_err(|error| error.at(tensor(weight)))?;
         let half = |values: Vec<f32>| -> Vec<f32> {
             values.into_iter().map(|value| f16::from_f32(value).to_f32()).collect()
         };
@@ -233,6 +263,10 @@ impl Store {
         }
         Ok(decode(&coded, &codes, &coding.tables))
     }
+}
+
+fn tensor(weight: &Weight) -> Place {
+    Place::Tensor(source_name(weight).to_string())
 }
 
 fn source_name(weight: &Weight) -> &str {
@@ -283,25 +317,13 @@ fn palettes(
     method: Method,
     moments: Option<&Moments>,
 ) -> Codes {
-    let mut histogram = Histogram::new();
-    let channels = moments.map(Moments::channels);
+    let (mut histogram, mut halves) = (Histogram::new(), Vec::new());
+    let importance = moments.map(importance);
     let (mut codes, mut tables) = (Vec::with_capacity(values.len()), Vec::new());
-    let mut halves = vec![f16::ZERO; row * rows];
     for part in values.chunks(row * rows) {
-        halves.convert_from_f32_slice(part);
         histogram.clear();
-        match &channels {
-            // A channel that is always 0 counts a little: a table of nothing would be none.
-            Some(channels) => {
-                let least = channels.iter().copied().fold(0.0, f32::max) * 1e-6 + f32::MIN_POSITIVE;
-                let channels: Vec<f32> = channels.iter().map(|moment| moment.max(least)).collect();
-                histogram.add_weighted(&halves, &channels, 0)?;
-            }
-            None => histogram.add(&halves),
-        }
-        let (numbers, weights) = histogram.distinct()?;
-        let clusters = quantize::kmeans(&numbers, &weights, 1 << bits)?;
-        let table: Vec<f16> = clusters.centroids.iter().map(|&number| f16::from_f32(number)).collect();
+        count(&mut histogram, part, importance.as_deref(), 0, &mut halves)?;
+        let table = table(&histogram, bits)?;
         match (method, moments) {
             (Method::Gptq, Some(moments)) => {
                 let count = table.len();
@@ -315,6 +337,54 @@ fn palettes(
         tables.extend(table);
     }
     Ok((codes, tables))
+}
+
+/// Counts numbers of a matrix from its number `first` on; `halves` are then those numbers as f16.
+fn count(
+    histogram: &mut Histogram,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    first: usize,
+    halves: &mut Vec<f16>,
+) -> Result<()> {
+    halves.resize(values.len(), f16::ZERO);
+    halves.convert_from_f32_slice(values);
+    match importance {
+        Some(importance) => histogram.add_weighted(halves, importance, first),
+        None => {
+            histogram.add(halves);
+            Ok(())
+        }
+    }
+}
+
+/// The best table of `2^bits` numbers.
+fn table(histogram: &Histogram, bits: usize) -> Result<Vec<f16>> {
+    let (numbers, weights) = histogram.distinct()?;
+    let clusters = quantize::kmeans(&numbers, &weights, 1 << bits)?;
+    Ok(clusters.centroids.iter().map(|&number| f16::from_f32(number)).collect())
+}
+
+/// What a number of each channel counts. One that is always 0 counts a little: a table of nothing would be none.
+fn importance(moments: &Moments) -> Vec<f32> {
+    let channels = moments.channels();
+    let least = channels.iter().copied().fold(0.0, f32::max) * 1e-6 + f32::MIN_POSITIVE;
+    channels.into_iter().map(|moment| moment.max(least)).collect()
+}
+
+/// The weight behind some of its first transforms.
+fn upto(weight: &Weight, end: usize) -> Result<Weight> {
+    let mut upto = Weight { transforms: weight.transforms[..end].to_vec(), ..weight.clone() };
+    let shape = upto.computed_shape();
+    let shape = shape.ok_or_else(|| Error::bug("a recipe does not fit").at(tensor(weight)))?;
+    upto.dims = shape.into_iter().map(Dim::fixed).collect();
+    Ok(upto)
+}
+
+fn check_finite(values: &[f32], first: usize, weight: &Weight) -> Result<()> {
+    let Some(place) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let message = format!("number {} is {}, which no code can stand for", first + place, values[place]);
+    Err(Error::input(message).at(tensor(weight)).help("the checkpoint is damaged or its training diverged"))
 }
 
 fn feedback(moments: &Moments) -> Result<Feedback> {

@@ -5,15 +5,20 @@
 //! changes. [`Store::encode`] runs that of a quantized one into codes, with the numerics of [`quantize`].
 
 mod encode;
+mod pipeline;
 pub mod quantize;
 mod read;
 mod statistics;
 mod store;
+mod stream;
 mod table;
 mod tensor;
+mod transpose;
 
 pub use encode::Encoded;
-pub use read::transpose;
+pub use pipeline::{Limits, Make, Take, in_order};
 pub use statistics::{Moments, Statistics};
 pub use store::{Coding, Region, Store};
+pub use stream::{Scratch, Stored};
 pub use tensor::{Data, Tensor};
+pub use transpose::transpose;

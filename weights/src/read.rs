@@ -1,17 +1,18 @@
-use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use bytemuck::{Pod, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use snapc_ir::{DType, Dim, Error, Place, Result, Source, Transform, Weight, element_count, shape_text};
+use snapc_ir::{DType, Dim, Error, Place, Result, Source, Transform, Weight, shape_text};
 
 use crate::store::{Region, Store};
 use crate::table::table_values;
 use crate::tensor::{Data, Tensor, round};
+use crate::transpose::transpose;
 
 /// Bytes that are read at once.
-const BLOCK: usize = 1 << 20;
+pub(crate) const BLOCK: usize = 1 << 20;
 
 /// A block of stored numbers, in the type they are stored in.
-enum Block<'a> {
+pub(crate) enum Block<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     BF16(&'a [bf16]),
@@ -37,6 +38,15 @@ impl Store {
 
     /// The numbers of a weight behind some of its first transforms, and their shape.
     pub(crate) fn run(&self, weight: &Weight, transforms: &[Transform]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let encode = transforms.iter().rposition(|change| matches!(change, Transform::Encode(_)));
+        if let Some((place, Transform::Encode(encoding))) = encode.map(|place| (place, &transforms[place])) {
+            let encoded = self.codes(weight, place, encoding)?;
+            let (mut values, mut shape) = (encoded.decode(), encoded.coded.shape);
+            for change in &transforms[place + 1..] {
+                (values, shape) = self.transform(values, &shape, change, weight)?;
+            }
+            return Ok((values, shape));
+        }
         let (takes, rest) = split_takes(transforms);
         let mut shape = weight.source.shape();
         let plain = |region: &&Region| region.coding.is_none();
@@ -49,7 +59,7 @@ impl Store {
                     );
                 }
                 let mut values = Vec::with_capacity(selection.count());
-                self.blocks(region, &selection, &mut |block| {
+                self.blocks(region, &selection, &mut Buffers::default(), &mut |block| {
                     append(&block, &mut values);
                     Ok(())
                 })?;
@@ -89,7 +99,7 @@ impl Store {
                 let factor = 2f32.powi(*power);
                 values.into_iter().map(|value| value * factor).collect()
             }
-            Transform::Encode(encoding) => self.codes_of(&values, shape, encoding, weight)?.decode(),
+            Transform::Encode(_) => return Err(Error::bug("codes are made of a recipe, not of numbers")),
             Transform::LowRank { rank, factor } => {
                 self.factor_of(values, [shape[0], shape[1]], *rank, *factor, weight)?
             }
@@ -122,7 +132,7 @@ impl Store {
             return Err(Error::bug("a recipe changes integers").at(Place::Tensor(weight.name.clone())));
         }
         let mut values = Vec::with_capacity(selection.count());
-        self.blocks(region, &selection, &mut |block| {
+        self.blocks(region, &selection, &mut Buffers::default(), &mut |block| {
             if let Block::I32(block) = block {
                 values.extend_from_slice(block);
             }
@@ -131,33 +141,7 @@ impl Store {
         Ok(Tensor::i32(weight.shape(), values))
     }
 
-    /// Runs a recipe into little-endian bytes of the weight's type, in order, handed to `sink` block by block. A weight
-    /// that is only cut and cast is never held whole.
-    ///
-    /// # Errors
-    /// As [`Store::read`], what `sink` reports, or a number that the weight's type cannot hold.
-    pub fn stream(&self, weight: &Weight, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (takes, rest) = split_takes(&weight.transforms);
-        let in_order = rest.iter().all(|change| matches!(change, Transform::Reshape(_)));
-        let mut writer = Writer { weight, sink, buffer: Vec::new(), halves: Vec::new() };
-        if matches!(weight.source, Source::Tensor { .. }) && in_order {
-            let (region, selection) = self.select(weight, takes)?;
-            if region.coding.is_none() {
-                return self.blocks(region, &selection, &mut |block| writer.write(&block));
-            }
-        }
-        let tensor = self.read(weight)?;
-        match &tensor.data {
-            Data::F32(values) => {
-                values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::F32(values)))
-            }
-            Data::I32(values) => {
-                values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::I32(values)))
-            }
-        }
-    }
-
-    fn select(&self, weight: &Weight, takes: &[Transform]) -> Result<(&Region, Selection)> {
+    pub(crate) fn select(&self, weight: &Weight, takes: &[Transform]) -> Result<(&Region, Selection)> {
         let Source::Tensor { name, dtype, shape } = &weight.source else {
             return Err(
                 Error::bug("the weight is not in a checkpoint").at(Place::Tensor(weight.name.clone()))
@@ -177,57 +161,75 @@ impl Store {
         Ok((region, Selection::new(shape, takes)))
     }
 
-    fn blocks(
+    pub(crate) fn blocks(
         &self,
         region: &Region,
         selection: &Selection,
+        buffers: &mut Buffers,
         each: &mut dyn FnMut(Block) -> Result<()>,
     ) -> Result<()> {
         match region.dtype {
-            DType::F32 => self.typed_blocks::<f32>(region, selection, &mut |block| each(Block::F32(block))),
-            DType::F16 => self.typed_blocks::<f16>(region, selection, &mut |block| each(Block::F16(block))),
-            DType::BF16 => {
-                self.typed_blocks::<bf16>(region, selection, &mut |block| each(Block::BF16(block)))
-            }
-            DType::I32 => self.typed_blocks::<i32>(region, selection, &mut |block| each(Block::I32(block))),
+            DType::F32 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::F32(block))),
+            DType::F16 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::F16(block))),
+            DType::BF16 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::BF16(block))),
+            DType::I32 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::I32(block))),
         }
     }
 
-    fn typed_blocks<T: Pod>(
+    pub(crate) fn typed_blocks<T: Pod>(
         &self,
         region: &Region,
         selection: &Selection,
+        buffers: &mut Buffers,
         each: &mut dyn FnMut(&[T]) -> Result<()>,
     ) -> Result<()> {
         let size = size_of::<T>();
         let Selection { row, rows, runs } = selection;
         let rows_at_once = (BLOCK / (row * size).max(1)).max(1);
         let whole = matches!(runs[..], [(0, length)] if length == *row);
-        let mut stored = Vec::new();
-        let mut kept: Vec<T> = Vec::new();
+        let kept_at_once: usize = runs.iter().map(|run| run.1).sum();
         for &(start, length) in rows {
             for first in (start..start + length).step_by(rows_at_once) {
                 let count = rows_at_once.min(start + length - first);
-                stored.resize(count * row, T::zeroed());
-                self.read_at(region, (first * row * size) as u64, cast_slice_mut(&mut stored))?;
+                let stored = room::<T>(&mut buffers.stored, count * row);
+                self.read_at(region, (first * row * size) as u64, cast_slice_mut(stored))?;
                 if whole {
-                    each(&stored)?;
+                    each(stored)?;
                     continue;
                 }
-                kept.clear();
-                for line in stored.chunks_exact(*row) {
-                    runs.iter()
-                        .for_each(|&(start, length)| kept.extend_from_slice(&line[start..start + length]));
+                let kept = room::<T>(&mut buffers.kept, count * kept_at_once);
+                for (line, mut kept) in stored.chunks_exact(*row).zip(kept.chunks_exact_mut(kept_at_once)) {
+                    for &(start, length) in runs {
+                        let (to, rest) = kept.split_at_mut(length);
+                        to.copy_from_slice(&line[start..start + length]);
+                        kept = rest;
+                    }
                 }
-                each(&kept)?;
+                each(kept)?;
             }
         }
         Ok(())
     }
 }
 
+/// What is read and what stays of it, one block after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    stored: Vec<u64>,
+    kept: Vec<u64>,
+}
+
+/// Room for so many numbers.
+pub(crate) fn room<T: Pod>(buffer: &mut Vec<u64>, count: usize) -> &mut [T] {
+    let words = (count * size_of::<T>()).div_ceil(size_of::<u64>());
+    if buffer.len() < words {
+        buffer.resize(words, 0);
+    }
+    &mut cast_slice_mut(&mut buffer[..words])[..count]
+}
+
 /// Which numbers of a stored tensor stay: ranges of its first axis, and within each of those rows, runs of numbers.
-struct Selection {
+pub(crate) struct Selection {
     /// Numbers of a stored row.
     row: usize,
     /// Start and length of ranges of rows.
@@ -270,7 +272,8 @@ impl Selection {
         Selection { row, rows, runs }
     }
 
-    fn count(&self) -> usize {
+    /// How many numbers stay.
+    pub(crate) fn count(&self) -> usize {
         let of = |ranges: &[(usize, usize)]| ranges.iter().map(|range| range.1).sum::<usize>();
         of(&self.rows) * of(&self.runs)
     }
@@ -315,7 +318,7 @@ fn part(ranges: &[(usize, usize)], start: usize, size: usize) -> Vec<(usize, usi
 }
 
 /// Takes and parts at the front of a recipe choose what is read; the rest moves numbers about.
-fn split_takes(transforms: &[Transform]) -> (&[Transform], &[Transform]) {
+pub(crate) fn split_takes(transforms: &[Transform]) -> (&[Transform], &[Transform]) {
     let chooses = |change: &&Transform| matches!(change, Transform::Take { .. } | Transform::Part { .. });
     let takes = transforms.iter().take_while(chooses);
     transforms.split_at(takes.count())
@@ -328,20 +331,22 @@ pub(crate) fn applied(change: &Transform, shape: &[usize], weight: &Weight) -> R
 }
 
 /// What a transform that only moves, drops or repeats numbers makes of them.
-pub(crate) fn moved<T: Copy>(values: Vec<T>, shape: &[usize], change: &Transform) -> Vec<T> {
+pub(crate) fn moved<T: Pod + Send + Sync>(values: Vec<T>, shape: &[usize], change: &Transform) -> Vec<T> {
     match change {
         Transform::Take { .. } | Transform::Part { .. } => {
             let Selection { row, rows, runs } = Selection::new(shape, std::slice::from_ref(change));
-            let indices = rows.iter().flat_map(|&(start, length)| start..start + length);
-            indices
-                .flat_map(|index| {
-                    runs.iter()
-                        .flat_map(move |&(start, length)| index * row + start..index * row + start + length)
-                })
-                .map(|at| values[at])
-                .collect()
+            let mut kept = Vec::with_capacity(values.len());
+            for index in rows.iter().flat_map(|&(start, length)| start..start + length) {
+                let line = &values[index * row..(index + 1) * row];
+                runs.iter().for_each(|&(start, length)| kept.extend_from_slice(&line[start..start + length]));
+            }
+            kept
         }
-        Transform::Transpose(perm) => transpose(&values, shape, perm),
+        Transform::Transpose(perm) => {
+            let mut moved = vec![T::zeroed(); values.len()];
+            transpose(&mut moved, &values, shape, perm);
+            moved
+        }
         Transform::Repeat(times) => values.repeat(*times),
         Transform::Reshape(_)
         | Transform::Double(_)
@@ -351,34 +356,8 @@ pub(crate) fn moved<T: Copy>(values: Vec<T>, shape: &[usize], change: &Transform
     }
 }
 
-/// Numbers of a row-major tensor with its axes permuted: new axis `i` is the old axis `perm[i]`.
-pub fn transpose<T: Copy>(values: &[T], shape: &[usize], perm: &[usize]) -> Vec<T> {
-    let mut strides = vec![1; shape.len()];
-    for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
-    }
-    let sizes: Vec<usize> = perm.iter().map(|&axis| shape[axis]).collect();
-    let steps: Vec<usize> = perm.iter().map(|&axis| strides[axis]).collect();
-    let mut result = Vec::with_capacity(values.len());
-    let (Some((&last, sizes)), Some((&step, steps))) = (sizes.split_last(), steps.split_last()) else {
-        return values.to_vec();
-    };
-    let mut index = vec![0; sizes.len()];
-    for _ in 0..element_count(sizes) {
-        let start: usize = index.iter().zip(steps).map(|(index, step)| index * step).sum();
-        result.extend((0..last).map(|number| values[start + number * step]));
-        for axis in (0..sizes.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < sizes[axis] {
-                break;
-            }
-            index[axis] = 0;
-        }
-    }
-    result
-}
-
-fn append(block: &Block, values: &mut Vec<f32>) {
+/// Adds a block's numbers as f32.
+pub(crate) fn append(block: &Block, values: &mut Vec<f32>) {
     let start = values.len();
     match block {
         Block::F32(block) => values.extend_from_slice(block),
@@ -391,50 +370,5 @@ fn append(block: &Block, values: &mut Vec<f32>) {
             block.convert_to_f32_slice(&mut values[start..]);
         }
         Block::I32(_) => {}
-    }
-}
-
-/// Encodes blocks as bytes of the weight's type; its buffers are reused.
-struct Writer<'a> {
-    weight: &'a Weight,
-    sink: &'a mut dyn FnMut(&[u8]) -> Result<()>,
-    buffer: Vec<f32>,
-    halves: Vec<f16>,
-}
-
-impl Writer<'_> {
-    fn write(&mut self, block: &Block) -> Result<()> {
-        match (self.weight.dtype, block) {
-            (DType::F32, Block::F32(block)) => return (self.sink)(cast_slice(block)),
-            (DType::F16, Block::F16(block)) => return (self.sink)(cast_slice(block)),
-            (DType::I32, Block::I32(block)) => return (self.sink)(cast_slice(block)),
-            _ => {}
-        }
-        self.buffer.clear();
-        append(block, &mut self.buffer);
-        match self.weight.dtype {
-            DType::F32 => (self.sink)(cast_slice(&self.buffer)),
-            DType::F16 => {
-                self.halves.resize(self.buffer.len(), f16::ZERO);
-                self.halves.convert_from_f32_slice(&self.buffer);
-                self.check_range()?;
-                (self.sink)(cast_slice(&self.halves))
-            }
-            DType::BF16 | DType::I32 => {
-                Err(Error::bug("floats asked for as integers").at(Place::Tensor(self.weight.name.clone())))
-            }
-        }
-    }
-
-    fn check_range(&self) -> Result<()> {
-        let lost = |(half, value): (&f16, &f32)| half.is_infinite() && value.is_finite();
-        match self.halves.iter().zip(&self.buffer).find(|pair| lost(*pair)) {
-            None => Ok(()),
-            Some((_, value)) => {
-                Err(Error::limit(format!("the weight {value:e} does not fit f16, which ends at 65504"))
-                    .at(Place::Tensor(self.weight.name.clone()))
-                    .help("write this part with --precision f32"))
-            }
-        }
     }
 }

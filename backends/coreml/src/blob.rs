@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use sha2::{Digest, Sha256};
-use snapc_ir::{Coded, DType, Error, Graph, Result};
-use snapc_weights::Store;
+use snapc_backend::Part;
+use snapc_ir::{Coded, DType, Error, Graph, Result, Weight};
+use snapc_weights::{Make, Stored, in_order};
 
 use crate::MinOs;
 use crate::encode::{self, Form};
@@ -61,8 +62,8 @@ enum What {
     Numbers(usize),
     /// The codes of a weight; its scales or tables are the next blob.
     Codes(usize),
-    /// Scales or tables of a weight.
-    Tables(usize),
+    /// Scales or tables of the codes before.
+    Tables,
     /// Zero points, one byte each.
     Zeros,
 }
@@ -116,7 +117,7 @@ impl Layout {
         let codes = self.push(What::Codes(index), code, bytes, padding);
         let count = coded.table_count();
         let tables = (count * dtype.size()) as u64;
-        let tables = self.push(What::Tables(index), encode::float_type(dtype)?, tables, 0);
+        let tables = self.push(What::Tables, encode::float_type(dtype)?, tables, 0);
         let zeros = form
             .has_zeros()
             .then(|| *zeros.entry(count).or_insert_with(|| self.push(What::Zeros, INT8, count as u64, 0)));
@@ -146,49 +147,63 @@ impl Layout {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(
-        &self,
-        graph: &Graph,
-        store: &Store,
-        path: &Path,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<[u8; 32]> {
+    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<[u8; 32]> {
         let mut sink = Sink::create(path)?;
         let count = u32::try_from(self.blobs.len())
             .map_err(|_| Error::limit("a weight file holds at most 2^32 - 1 weights"))?;
         sink.put(&count.to_le_bytes())?;
         sink.put(&VERSION.to_le_bytes())?;
-        let mut tables = Vec::new();
-        for blob in &self.blobs {
-            sink.pad_to(blob.metadata)?;
-            sink.put(&metadata(blob))?;
-            match blob.what {
-                What::Numbers(weight) => store.stream(&graph.weights()[weight], &mut |bytes| {
+        let read: Vec<(usize, &Weight)> = (0..)
+            .zip(&self.blobs)
+            .filter_map(|(number, blob)| match blob.what {
+                What::Numbers(weight) | What::Codes(weight) => Some((number, &part.graph.weights()[weight])),
+                What::Tables | What::Zeros => None,
+            })
+            .collect();
+        let needs: Vec<u64> = read.iter().map(|(_, weight)| part.store.stored_needs(weight)).collect();
+        let mut next = 0;
+        let make: Make = &|number, scratch, sink| part.store.stored(read[number].1, scratch, sink);
+        in_order(part.limits, &needs, make, &mut |number, stored| {
+            let (blob, weight) = read[number];
+            match stored {
+                Stored::Bytes(bytes) => {
+                    self.begin(&mut sink, &mut next, blob)?;
                     progress(bytes.len() as u64);
                     sink.put(bytes)
-                })?,
-                What::Codes(weight) => {
-                    let encoded = store.encode(&graph.weights()[weight])?;
-                    sink.put(&encoded.packed()?)?;
-                    progress(blob.bytes);
-                    tables = encoded.tables;
                 }
-                What::Tables(weight) => {
+                Stored::Tables(tables) => {
+                    self.begin(&mut sink, &mut next, blob + 1)?;
                     // Told as they are counted, in f16, also where they are f32.
                     progress(2 * tables.len() as u64);
-                    sink.put(&table_bytes(&tables, graph.weights()[weight].dtype))?;
+                    sink.put(&table_bytes(&tables, weight.dtype))
                 }
-                What::Zeros => sink.put(&vec![0; blob.bytes as usize])?,
             }
-            if sink.at != blob.metadata + ALIGNMENT + blob.bytes {
-                return Err(Error::bug(format!(
-                    "the blob at {} has another size than its type",
-                    blob.metadata
-                )));
-            }
-        }
+        })?;
+        self.begin(&mut sink, &mut next, self.blobs.len())?;
         sink.pad_to(self.bytes)?;
         sink.finish()
+    }
+
+    /// Ends all blobs before that one, begins it, and writes those between, which are zeros.
+    fn begin(&self, sink: &mut Sink, next: &mut usize, blob: usize) -> Result<()> {
+        while *next <= blob {
+            if let Some(before) = next.checked_sub(1).map(|before| &self.blobs[before]) {
+                let end = before.metadata + ALIGNMENT + before.bytes;
+                if matches!(before.what, What::Zeros) {
+                    sink.pad_to(end)?;
+                }
+                if sink.at != end {
+                    let message = format!("the blob at {} has another size than its type", before.metadata);
+                    return Err(Error::bug(message));
+                }
+            }
+            if let Some(blob) = self.blobs.get(*next) {
+                sink.pad_to(blob.metadata)?;
+                sink.put(&metadata(blob))?;
+            }
+            *next += 1;
+        }
+        Ok(())
     }
 }
 
@@ -232,8 +247,11 @@ impl Sink {
     }
 
     fn pad_to(&mut self, offset: u64) -> Result<()> {
-        let gap = offset.saturating_sub(self.at).min(ALIGNMENT);
-        self.put(&[0; ALIGNMENT as usize][..gap as usize])
+        while self.at < offset {
+            let gap = (offset - self.at).min(ALIGNMENT);
+            self.put(&[0; ALIGNMENT as usize][..gap as usize])?;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<[u8; 32]> {

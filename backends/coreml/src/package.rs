@@ -41,7 +41,7 @@ pub fn write(part: &Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u
     }
     .encode_to_vec();
     save(&data.join("model.mlmodel"), &model)?;
-    let weights_hash = layout.write(part.graph, part.store, &weights.join("weight.bin"), progress)?;
+    let weights_hash = layout.write(part, &weights.join("weight.bin"), progress)?;
     save(&path.join("Manifest.json"), manifest(&model, &weights_hash)?.as_bytes())
 }
 

@@ -7,8 +7,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use snapc_backend::Part;
 use snapc_ir::{Coded, Context, DType, Error, Graph, Place, Result, Weight};
-use snapc_weights::Store;
+use snapc_weights::{Make, Stored, in_order};
 
 /// Weights of fewer bytes stand in the model file, where shape inference and graph optimizers see them.
 const FEWEST_BYTES: u64 = 1024;
@@ -92,20 +93,28 @@ impl Placement {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(
-        &self,
-        graph: &Graph,
-        store: &Store,
-        path: &Path,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let failed = |error: std::io::Error| Error::io("write", path, &error);
-        let mut data =
-            Data { file: BufWriter::new(File::create(path).map_err(failed)?), path, end: 0, progress };
-        for block in &self.blocks {
-            let weight = &graph.weights()[block.weight];
-            data.weight(block, weight, store).at(|| Place::Tensor(weight.name.clone()))?;
-        }
+        let file = BufWriter::new(File::create(path).map_err(failed)?);
+        let mut data = Data { file, path, end: 0, run: Run { offset: 0, bytes: 0 }, progress };
+        let weight = |number: usize| &part.graph.weights()[self.blocks[number].weight];
+        let needs: Vec<u64> =
+            (0..self.blocks.len()).map(|number| part.store.stored_needs(weight(number))).collect();
+        let make: Make = &|number, scratch, sink| {
+            let weight = weight(number);
+            part.store.stored(weight, scratch, sink).at(|| Place::Tensor(weight.name.clone()))
+        };
+        in_order(part.limits, &needs, make, &mut |number, stored| {
+            let block = &self.blocks[number];
+            match (stored, block.scales) {
+                (Stored::Bytes(bytes), _) => data.put(block.numbers, bytes),
+                (Stored::Tables(tables), Some(scales)) => {
+                    data.put(scales, &tables.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())
+                }
+                (Stored::Tables(_), None) => Err(Error::bug("scales of plain numbers")),
+            }
+        })?;
+        data.finish()?;
         data.file.flush().map_err(failed)
     }
 }
@@ -115,41 +124,28 @@ struct Data<'a> {
     file: BufWriter<File>,
     path: &'a Path,
     end: u64,
+    /// What is being written.
+    run: Run,
     progress: &'a mut dyn FnMut(u64),
 }
 
 impl Data<'_> {
-    fn weight(&mut self, block: &Block, weight: &Weight, store: &Store) -> Result<()> {
-        self.start(block.numbers)?;
-        let Some(scales) = block.scales else {
-            store.stream(weight, &mut |bytes| self.bytes(bytes))?;
-            return self.finish(block.numbers);
-        };
-        let encoded = store.encode(weight)?;
-        self.bytes(&encoded.packed()?)?;
-        self.finish(block.numbers)?;
-        self.start(scales)?;
-        let bytes: Vec<u8> = encoded.tables.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-        self.bytes(&bytes)?;
-        self.finish(scales)
-    }
-
-    /// Zeros up to the first byte of a run.
-    fn start(&mut self, run: Run) -> Result<()> {
-        let gap = [0; ALIGN_LARGE as usize];
-        let written = self.file.write_all(&gap[..(run.offset - self.end) as usize]);
-        self.end = run.offset;
-        written.map_err(|error| Error::io("write", self.path, &error))
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Writes bytes of a run, behind zeros where it begins.
+    fn put(&mut self, run: Run, bytes: &[u8]) -> Result<()> {
+        if run != self.run {
+            self.finish()?;
+            let gap = [0; ALIGN_LARGE as usize];
+            let written = self.file.write_all(&gap[..(run.offset - self.end) as usize]);
+            written.map_err(|error| Error::io("write", self.path, &error))?;
+            (self.end, self.run) = (run.offset, run);
+        }
         self.end += bytes.len() as u64;
         (self.progress)(bytes.len() as u64);
         self.file.write_all(bytes).map_err(|error| Error::io("write", self.path, &error))
     }
 
-    fn finish(&self, run: Run) -> Result<()> {
-        if self.end == run.offset + run.bytes {
+    fn finish(&self) -> Result<()> {
+        if self.end == self.run.offset + self.run.bytes {
             return Ok(());
         }
         Err(Error::bug("a weight has another size than its type"))

@@ -86,7 +86,7 @@ impl Backend for Onnx {
         std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
         progress(layout::inline_bytes(part.graph));
         if placement.bytes() > 0 {
-            placement.write(part.graph, part.store, &path.join(DATA_FILE), progress)?;
+            placement.write(part, &path.join(DATA_FILE), progress)?;
         }
         Ok(())
     }

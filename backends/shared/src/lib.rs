@@ -9,7 +9,7 @@ use std::path::Path;
 
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
-use snapc_weights::Store;
+use snapc_weights::{Limits, Store};
 
 pub use legalize::{Explanation, LegalGraph, legalize, legalize_explained};
 pub use lower::Device;
@@ -30,8 +30,17 @@ pub struct Part<'a> {
     pub graph: &'a LegalGraph,
     /// Where its weights are.
     pub store: &'a Store,
+    /// How much is read and encoded at once.
+    pub limits: Limits,
     /// Facts that the artifact carries along: key and value, in order. No time and no absolute path.
     pub facts: &'a [(String, String)],
+}
+
+impl<'a> Part<'a> {
+    /// A part, written at the usual pace.
+    pub fn new(graph: &'a LegalGraph, store: &'a Store, facts: &'a [(String, String)]) -> Self {
+        Part { graph, store, limits: Limits::default(), facts }
+    }
 }
 
 /// A target's writer.

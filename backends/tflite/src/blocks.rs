@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
-use snapc_ir::{DType, Error, Graph, Place, Result, Source, Weight};
-use snapc_weights::Store;
+use snapc_ir::{DType, Error, Graph, Result, Source, Weight};
+use snapc_weights::{Limits, Make, Store, Stored, in_order};
 
 use crate::encode::{self, Form};
 use crate::file::Signature;
@@ -140,45 +140,86 @@ impl Blocks {
     pub fn write(
         &self,
         signatures: &[Signature],
+        limits: Limits,
         file: &mut dyn Write,
         failed: &dyn Fn(std::io::Error) -> Error,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scales> {
-        const ZEROS: [u8; (ALIGNMENT + TAIL) as usize] = [0; (ALIGNMENT + TAIL) as usize];
-        let (mut end, mut inner, mut halves) = (0, Scales::new(), Vec::new());
-        for (number, block) in self.blocks.iter().enumerate() {
+        // Scales come with their codes.
+        let read: Vec<usize> =
+            (0..self.blocks.len()).filter(|&number| self.blocks[number].what != What::Scales).collect();
+        let source = |number: usize| {
+            let block = &self.blocks[number];
             let Signature { graph, store, .. } = &signatures[block.signature];
-            let weight = &graph.weights()[block.weight];
-            file.write_all(&ZEROS[..(block.offset - end) as usize]).map_err(failed)?;
-            let mut written = 0;
-            let mut write = |bytes: &[u8]| {
-                written += bytes.len() as u64;
-                progress(bytes.len() as u64);
-                file.write_all(bytes).map_err(failed)
-            };
-            match block.what {
-                What::Numbers => store.stream(weight, &mut write)?,
-                What::Codes(_) => {
-                    let encoded = store.encode(weight)?;
-                    write(&encoded.packed()?)?;
-                    inner.insert(number, encoded.tables.iter().map(|scale| scale.to_f32()).collect());
-                    progress(block.told() - block.bytes);
+            (&graph.weights()[block.weight], *store)
+        };
+        let need = |&number: &usize| {
+            let (weight, store) = source(number);
+            store.stored_needs(weight)
+        };
+        let needs: Vec<u64> = read.iter().map(need).collect();
+        let make: Make = &|at, scratch, sink| {
+            let (weight, store) = source(read[at]);
+            store.stored(weight, scratch, sink)
+        };
+        let mut inner = Scales::new();
+        let mut output = Output { blocks: &self.blocks, file, failed, block: None, end: 0 };
+        in_order(limits, &needs, make, &mut |at, stored| {
+            let number = read[at];
+            match (stored, self.blocks[number].what) {
+                (Stored::Bytes(bytes), _) => {
+                    progress(bytes.len() as u64);
+                    output.put(number, bytes)
                 }
-                What::CodesBeforeScales => {
-                    let encoded = store.encode(weight)?;
-                    write(&encoded.packed()?)?;
-                    halves = encoded.tables.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+                (Stored::Tables(scales), What::CodesBeforeScales) => {
+                    let bytes: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+                    progress(bytes.len() as u64);
+                    output.put(number + 1, &bytes)
                 }
-                What::Scales => write(&std::mem::take(&mut halves))?,
+                (Stored::Tables(scales), _) => {
+                    progress(self.blocks[number].told() - self.blocks[number].bytes);
+                    inner.insert(number, scales.iter().map(|scale| scale.to_f32()).collect());
+                    Ok(())
+                }
             }
-            if written != block.bytes {
-                return Err(Error::bug("a weight has another size than its type")
-                    .at(Place::Tensor(weight.name.clone())));
-            }
-            end = block.offset + block.bytes;
-        }
-        file.write_all(&ZEROS[..TAIL as usize]).map_err(failed)?;
+        })?;
+        output.finish()?;
+        file.write_all(&[0; TAIL as usize]).map_err(failed)?;
         Ok(inner)
+    }
+}
+
+/// What is behind the flatbuffer, as it is written.
+struct Output<'a> {
+    blocks: &'a [Block],
+    file: &'a mut dyn Write,
+    failed: &'a dyn Fn(std::io::Error) -> Error,
+    /// The block that is being written.
+    block: Option<usize>,
+    end: u64,
+}
+
+impl Output<'_> {
+    /// Writes bytes of a block, behind zeros where it begins.
+    fn put(&mut self, number: usize, bytes: &[u8]) -> Result<()> {
+        if self.block != Some(number) {
+            self.finish()?;
+            let gap = [0; ALIGNMENT as usize];
+            let start = self.blocks[number].offset;
+            self.file.write_all(&gap[..(start - self.end) as usize]).map_err(self.failed)?;
+            (self.end, self.block) = (start, Some(number));
+        }
+        self.end += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(self.failed)
+    }
+
+    fn finish(&self) -> Result<()> {
+        match self.block.map(|number| &self.blocks[number]) {
+            Some(block) if self.end != block.offset + block.bytes => {
+                Err(Error::bug("a weight has another size than its type"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

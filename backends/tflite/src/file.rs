@@ -6,7 +6,7 @@ use std::path::Path;
 
 use snapc_backend::LegalGraph;
 use snapc_ir::{Error, Graph, Result};
-use snapc_weights::Store;
+use snapc_weights::{Limits, Store};
 
 use crate::blocks::Blocks;
 use crate::schema::SIGNATURE;
@@ -57,13 +57,13 @@ impl<'a> ModelFile<'a> {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    pub fn write(&self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let mut model = emit::model(self.signatures, self.facts, &self.blocks)?;
         let failed = |error: std::io::Error| Error::io("write", path, &error);
         let mut file = BufWriter::new(File::create(path).map_err(failed)?);
         file.write_all(&pack::pack(&model, &self.blocks)).map_err(failed)?;
         progress(self.blocks.inline_bytes());
-        let scales = self.blocks.write(self.signatures, &mut file, &failed, progress)?;
+        let scales = self.blocks.write(self.signatures, limits, &mut file, &failed, progress)?;
         if !scales.is_empty() {
             // Scales are known now; the flatbuffer's length does not depend on them.
             emit::set_scales(&mut model, &scales);

@@ -61,9 +61,9 @@ impl Backend for TfLite {
     }
 
     fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let &Part { graph, store, facts } = part;
+        let &Part { graph, store, limits, facts } = part;
         let signatures = [Signature { key: schema::SIGNATURE.to_string(), graph, store }];
-        ModelFile::new(&signatures, facts)?.write(path, progress)
+        ModelFile::new(&signatures, facts)?.write(path, limits, progress)
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{Case, case, cases, inputs, texts};
 use snapc_backend::{Backend, Part, legalize};
 use snapc_tflite::{ModelFile, Signature, TfLite, read_signature, read_signatures};
+use snapc_weights::Limits;
 
 struct Written {
     _folder: tempfile::TempDir,
@@ -22,7 +23,7 @@ fn written(case: &Case) -> Written {
     let legal = legalize(&case.graph, &TfLite).unwrap();
     let facts =
         [("snapc.version".to_string(), "1".to_string()), ("snapc.width".to_string(), "64".to_string())];
-    let part = Part { graph: &legal, store: &case.store, facts: &facts };
+    let part = Part::new(&legal, &case.store, &facts);
     TfLite.write(&part, &path, &mut |_| {}).unwrap();
     assert!(!inputs(&case.graph).is_empty());
     let bytes = std::fs::read(&path).unwrap();
@@ -55,7 +56,7 @@ fn several() -> Written {
         signature("softmax", &graphs[1], &second.store),
     ];
     let facts = [("snapc.version".to_string(), "1".to_string())];
-    ModelFile::new(&signatures, &facts).unwrap().write(&path, &mut |_| {}).unwrap();
+    ModelFile::new(&signatures, &facts).unwrap().write(&path, Limits::default(), &mut |_| {}).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     Written { _folder: folder, path, bytes }
 }

@@ -11,7 +11,7 @@ use snapc_backend::{Backend, LegalGraph, Part, legalize};
 use snapc_interp::Interpreter;
 use snapc_ir::Class;
 use snapc_tflite::{ModelFile, ReadSignature, Signature, TfLite, read_signature, read_signatures};
-use snapc_weights::{Store, Tensor};
+use snapc_weights::{Limits, Store, Tensor};
 
 /// A layer over so many rows. The store of `before` has the same name for other numbers.
 fn layer(name: &str, rows: usize, before: bool) -> Case {
@@ -44,7 +44,7 @@ fn write(signatures: &[Signature], path: &Path) -> u64 {
     let facts = [("snapc.part".to_string(), "layers".to_string())];
     let file = ModelFile::new(signatures, &facts).unwrap();
     let mut told = 0;
-    file.write(path, &mut |bytes| told += bytes).unwrap();
+    file.write(path, Limits::default(), &mut |bytes| told += bytes).unwrap();
     assert_eq!(told, file.weight_bytes());
     std::fs::metadata(path).unwrap().len()
 }
@@ -102,7 +102,7 @@ fn all_cases_are_one_file() {
     let found = read_signatures(&path).unwrap();
     assert_eq!(found.len(), cases.len());
     for ((case, graph), found) in pairs().zip(found) {
-        TfLite.write(&Part { graph, store: &case.store, facts: &[] }, &alone, &mut |_| {}).unwrap();
+        TfLite.write(&Part::new(graph, &case.store, &[]), &alone, &mut |_| {}).unwrap();
         sum += std::fs::metadata(&alone).unwrap().len();
         let (expected, store) = TfLite.read(&alone).unwrap();
         assert_eq!(found.graph, expected, "{}", case.name);

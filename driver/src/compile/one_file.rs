@@ -5,7 +5,7 @@ use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
 use snapc_tflite::{ModelFile, Signature};
 
-use super::{Advance, Job, Legal, at_once, batch, facts, legal_for};
+use super::{Job, Legal, batch, facts, legal_for, limits};
 use crate::Report;
 use crate::manifest::{PartEntry, sized};
 use crate::options::CompileOptions;
@@ -74,12 +74,12 @@ pub fn write(
         .map(|(signatures, facts)| ModelFile::new(signatures, facts))
         .collect::<Result<_>>()
         .at(target)?;
-    let bytes = files.iter().map(ModelFile::weight_bytes).sum();
-    let work: Vec<(&Job, &ModelFile)> = jobs.iter().zip(&files).collect();
-    let write = |&(job, file): &(&Job, &ModelFile), advance: Advance| {
-        file.write(&job.staging.path().join(FILE), &mut |bytes| advance(bytes)).at(target)
-    };
-    at_once(&work, &write, FILE, bytes, report)
+    let limits = graphs.iter().map(|own| limits(options, own)).collect::<Result<Vec<_>>>()?;
+    report.begin(FILE, files.iter().map(ModelFile::weight_bytes).sum());
+    jobs.iter().zip(&files).zip(limits).try_for_each(|((job, file), limits)| {
+        let path = job.staging.path().join(FILE);
+        file.write(&path, limits, &mut |bytes| report.advance(bytes)).at(target)
+    })
 }
 
 fn target() -> Place {

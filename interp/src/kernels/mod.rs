@@ -10,7 +10,6 @@ pub mod conv;
 pub mod functions;
 pub mod rows;
 pub mod tile;
-pub mod transpose;
 
 /// Numbers that one thread changes at once.
 pub const BLOCK: usize = 1 << 14;

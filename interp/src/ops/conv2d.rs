@@ -4,7 +4,7 @@ use snapc_ir::ops::{Conv2d, Layout};
 use super::{Call, Execute};
 use crate::gemm::{Matrix, product};
 use crate::kernels::conv::Conv;
-use crate::kernels::transpose::transpose;
+use snapc_weights::transpose;
 use crate::kernels::{blocks, row_blocks};
 use crate::value::Value;
 

@@ -10,12 +10,15 @@ impl Execute for Embedding {
         let (rows, width) = (table.ty.shape[0], table.ty.shape[1]);
         let mut values = Vec::with_capacity(call.results[0].count());
         for &id in ids {
-            let row = usize::try_from(id).ok().filter(|&row| row < rows).ok_or_else(|| {
-                Error::input(format!("the id {id} is outside the table of {rows} rows"))
-                    .help("do the tokenizer and the text encoder belong to each other?")
-            })?;
+            let row = usize::try_from(id).ok().filter(|&row| row < rows).ok_or_else(|| outside(id, rows))?;
             table.append(row * width..(row + 1) * width, &mut values);
         }
         call.one(values)
     }
+}
+
+/// What an id is told that has no row.
+pub fn outside(id: i32, rows: usize) -> Error {
+    Error::input(format!("the id {id} is outside the table of {rows} rows"))
+        .help("do the tokenizer and the text encoder belong to each other?")
 }

@@ -3,7 +3,7 @@ use snapc_ir::ops::{MapFromTokens, SplitTokens, TokensFromMap, UpsampleNearest};
 
 use super::{Call, Execute};
 use crate::kernels::row_blocks;
-use crate::kernels::transpose::transpose;
+use snapc_weights::transpose;
 use crate::value::Value;
 
 /// The operand seen as `shape`, its axes permuted.

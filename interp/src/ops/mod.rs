@@ -20,6 +20,8 @@ mod rotary;
 mod shape;
 mod timestep;
 
+pub use embedding::outside;
+
 /// What an op is run with.
 pub struct Call<'a> {
     /// The operands; one that is read for the last time is shared with nothing.

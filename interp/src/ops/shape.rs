@@ -5,7 +5,7 @@ use snapc_ir::ops::{Concat, MergeHeads, Reshape, Slice, Split, SplitHeads, Trans
 use snapc_ir::{Result, TensorType};
 
 use super::{Call, Execute};
-use crate::kernels::transpose::transpose;
+use snapc_weights::transpose;
 use crate::kernels::{BLOCK, row_blocks};
 use crate::value::{Numbers, Value};
 

@@ -1,0 +1,177 @@
+//! Work that overlaps: weights are read and encoded by some threads, and taken in order by the one that writes.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use half::f16;
+use snapc_ir::{Error, Result};
+
+use crate::stream::{Scratch, Stored};
+
+/// Blocks of one weight that wait for the writer.
+const WAITING: usize = 2;
+
+/// A block that is handed from one thread to another.
+enum Block {
+    Bytes(Vec<u8>),
+    Tables(Vec<f16>),
+}
+
+/// How much is done at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Threads that read and encode.
+    pub jobs: usize,
+    /// Bytes that they may hold together.
+    pub memory: u64,
+}
+
+impl Default for Limits {
+    /// As many threads as rayon has, and 26 MiB for each of them and no less than two.
+    fn default() -> Self {
+        let jobs = rayon::current_num_threads();
+        Limits { jobs, memory: jobs.max(2) as u64 * (26 << 20) }
+    }
+}
+
+/// What makes the bytes of one weight.
+pub type Make<'a> = &'a (dyn Fn(usize, &mut Scratch, &mut dyn FnMut(Stored) -> Result<()>) -> Result<()> + Sync);
+
+/// What takes them: the weight's number and some of its bytes.
+pub type Take<'a> = &'a mut dyn FnMut(usize, Stored) -> Result<()>;
+
+/// Makes weights 0, 1, .. on threads and takes what they give in order, on this one. `needs` holds the bytes that making each one
+/// takes: one is begun only when it fits `limits.memory` beside those that are being made, the first of all always.
+///
+/// # Errors
+/// The first, in order, of what making or taking finds.
+pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result<()> {
+    if limits.jobs <= 1 {
+        let mut scratch = Scratch::default();
+        return (0..needs.len())
+            .try_for_each(|number| make(number, &mut scratch, &mut |stored| take(number, stored)));
+    }
+    let (senders, receivers): (Vec<_>, Vec<_>) = needs.iter().map(|_| sync_channel(WAITING)).unzip();
+    let queue = Queue {
+        state: Mutex::new(State { senders: senders.into_iter().enumerate().collect(), held: 0, taken: 0 }),
+        freed: Condvar::new(),
+        buffers: Mutex::new(Vec::new()),
+        limits,
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..limits.jobs.min(needs.len())).map(|_| scope.spawn(|| queue.work(needs, make))).collect();
+        let taken = receivers.into_iter().enumerate().try_for_each(|(number, blocks)| {
+            queue.drain(number, &blocks, take)
+        });
+        if taken.is_err() {
+            queue.state().senders.clear();
+            queue.freed.notify_all();
+        }
+        for worker in workers {
+            worker.join().map_err(|_| Error::bug("a thread that reads weights stopped in the middle"))?;
+        }
+        taken
+    })
+}
+
+type Sender = SyncSender<Result<Block>>;
+
+struct State {
+    /// The weights that are not begun, in order.
+    senders: VecDeque<(usize, Sender)>,
+    /// Bytes that those being made take.
+    held: u64,
+    /// How many were taken whole.
+    taken: usize,
+}
+
+struct Queue {
+    state: Mutex<State>,
+    /// Told when bytes are given back.
+    freed: Condvar,
+    /// Buffers that were written, for the blocks to come.
+    buffers: Mutex<Vec<Vec<u8>>>,
+    limits: Limits,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next weight as soon as it fits, and no further ahead of the writer than threads keep busy. The one that is waited for
+    /// has been begun before: none waits for one behind it.
+    fn next(&self, needs: &[u64]) -> Option<(usize, Sender)> {
+        let mut state = self.state();
+        loop {
+            let number = state.senders.front()?.0;
+            let (need, fits) = (needs[number], number <= state.taken + self.limits.jobs);
+            if fits && (state.held == 0 || state.held + need <= self.limits.memory) {
+                state.held += need;
+                return state.senders.pop_front();
+            }
+            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self, needs: &[u64], make: Make) {
+        let mut scratch = Scratch::default();
+        while let Some((number, sender)) = self.next(needs) {
+            let _held = Held { queue: self, need: needs[number] };
+            let stopped = || Error::bug("the writer stopped");
+            let made = make(number, &mut scratch, &mut |stored| {
+                let block = match stored {
+                    Stored::Bytes(bytes) => Block::Bytes(self.filled(bytes)),
+                    Stored::Tables(tables) => Block::Tables(tables),
+                };
+                sender.send(Ok(block)).map_err(|_| stopped())
+            });
+            if let Err(error) = made {
+                // Nobody listens only where another error has been found before.
+                let _ = sender.send(Err(error));
+            }
+        }
+    }
+
+    fn drain(&self, number: usize, blocks: &Receiver<Result<Block>>, take: Take) -> Result<()> {
+        for block in blocks {
+            match block? {
+                Block::Bytes(bytes) => {
+                    take(number, Stored::Bytes(&bytes))?;
+                    self.buffers().push(bytes);
+                }
+                Block::Tables(tables) => take(number, Stored::Tables(tables))?,
+            }
+        }
+        self.state().taken += 1;
+        self.freed.notify_all();
+        Ok(())
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn filled(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut buffer = self.buffers().pop().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        buffer
+    }
+}
+
+/// Bytes that are given back also by a thread that panics.
+struct Held<'a> {
+    queue: &'a Queue,
+    need: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.queue.state().held -= self.need;
+        self.queue.freed.notify_all();
+    }
+}

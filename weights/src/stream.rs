@@ -1,0 +1,286 @@
+//! Weights as the bytes that a file holds, handed on block by block.
+
+use bytemuck::{Pod, cast_slice};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use snapc_ir::{DType, Error, Method, Place, Result, Source, Transform, Weight, element_count};
+
+use crate::encode::PIECE;
+use crate::read::{BLOCK, Block, Buffers, append, applied, moved, room, split_takes};
+use crate::store::Store;
+use crate::tensor::Data;
+use crate::transpose::transpose;
+
+/// Numbers that are moved at once where their rows lie behind each other.
+const MOVED: usize = 1 << 20;
+
+/// And where they do not, as in a weight whose rows and columns change places: it is read as often as it has this many.
+const TURNED: usize = 4 << 20;
+
+/// Codes that are made at once.
+const CODES: usize = 1 << 20;
+
+/// A part of what a file holds of a weight.
+pub enum Stored<'a> {
+    /// Bytes of its numbers or of its packed codes, those of all calls one behind the other.
+    Bytes(&'a [u8]),
+    /// The scales or tables of its codes, all of them; they come last.
+    Tables(Vec<f16>),
+}
+
+/// Buffers that weights are moved in, one weight after the other.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    buffers: Buffers,
+    numbers: Vec<u64>,
+    moved: Vec<u64>,
+    floats: Vec<f32>,
+    halves: Vec<f16>,
+}
+
+impl Store {
+    /// Runs a recipe into what a file holds of it: little-endian numbers of its type, or packed codes and then their tables. What is
+    /// held at once does not depend on its size, unless rows cannot be told apart or its method needs all of it.
+    ///
+    /// # Errors
+    /// As [`Store::read`], what `sink` reports, or a number that the weight's type cannot hold.
+    pub fn stored(
+        &self,
+        weight: &Weight,
+        scratch: &mut Scratch,
+        sink: &mut dyn FnMut(Stored) -> Result<()>,
+    ) -> Result<()> {
+        let Some(coded) = weight.coded() else {
+            return self.plain(weight, scratch, &mut |bytes| sink(Stored::Bytes(bytes)));
+        };
+        let pieces = weight.row_pieces(CODES);
+        // The codes of a piece end with a byte.
+        let packs = |piece: &Weight| (piece.ty().count() * coded.code.bits()).is_multiple_of(8);
+        let pieces = if pieces.iter().all(packs) { pieces } else { vec![weight.clone()] };
+        let mut tables = Vec::with_capacity(coded.table_count());
+        for piece in &pieces {
+            let encoded = self.encode(piece)?;
+            sink(Stored::Bytes(&encoded.packed()?))?;
+            tables.extend(encoded.tables);
+        }
+        sink(Stored::Tables(tables))
+    }
+
+    /// Bytes that [`Store::stored`] holds at most, about.
+    pub fn stored_needs(&self, weight: &Weight) -> u64 {
+        let numbers = |weight: &Weight| element_count(&weight.source.shape()).max(weight.ty().count());
+        let largest = |pieces: Vec<Weight>| pieces.iter().map(|piece| piece.ty().count()).max().unwrap_or(0);
+        let bytes = match (weight.encoding(), self.moves(weight)) {
+            // Each is f32, once more as it is moved, and a code.
+            (Some((encoding, true)), _) if encoding.method != Method::Gptq => {
+                8 * PIECE + 3 * largest(weight.row_pieces(CODES))
+            }
+            // The products of each two inputs, and what is made of them, in f64.
+            (Some((encoding, _)), _) => {
+                let inputs = element_count(&weight.source.shape()[1..]);
+                let products = if encoding.method == Method::Gptq { 24 * inputs * inputs } else { 0 };
+                12 * numbers(weight) + products
+            }
+            (None, None) => 8 * numbers(weight),
+            (None, Some(_)) if in_order(weight) => 0,
+            (None, Some(_)) => 2 * largest(moved_pieces(weight)) * stored_size(weight),
+        };
+        (bytes + 8 * BLOCK) as u64
+    }
+
+    /// Runs a recipe into little-endian bytes of the weight's type, in order, handed to `sink` block by block.
+    ///
+    /// # Errors
+    /// As [`Store::stored`].
+    pub fn stream(&self, weight: &Weight, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.plain(weight, &mut Scratch::default(), sink)
+    }
+
+    fn plain(
+        &self,
+        weight: &Weight,
+        scratch: &mut Scratch,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Scratch { buffers, numbers, moved, floats, halves } = scratch;
+        let mut writer = Writer { weight, sink, power: 0, floats, halves };
+        let Some(power) = self.moves(weight) else {
+            let tensor = self.read(weight)?;
+            return match &tensor.data {
+                Data::F32(values) => {
+                    values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::F32(values)))
+                }
+                Data::I32(values) => {
+                    values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::I32(values)))
+                }
+            };
+        };
+        writer.power = power;
+        let (takes, _) = split_takes(&weight.transforms);
+        let (region, selection) = self.select(weight, takes)?;
+        if in_order(weight) {
+            return self.blocks(region, &selection, buffers, &mut |block| writer.write(&block));
+        }
+        let mut moving = Moving { buffers, numbers, moved };
+        for piece in moved_pieces(weight) {
+            match region.dtype {
+                DType::F32 => self.moved::<f32>(&piece, &mut moving, &mut |block| writer.write(&Block::F32(block)))?,
+                DType::F16 => self.moved::<f16>(&piece, &mut moving, &mut |block| writer.write(&Block::F16(block)))?,
+                DType::BF16 => self.moved::<bf16>(&piece, &mut moving, &mut |block| writer.write(&Block::BF16(block)))?,
+                DType::I32 => self.moved::<i32>(&piece, &mut moving, &mut |block| writer.write(&Block::I32(block)))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The power of two that a recipe multiplies stored numbers with, where it otherwise only moves them.
+    fn moves(&self, weight: &Weight) -> Option<i32> {
+        let Source::Tensor { name, .. } = &weight.source else { return None };
+        self.region(name).is_none_or(|region| region.coding.is_none()).then_some(())?;
+        let mut power = 0;
+        for change in &weight.transforms {
+            match change {
+                Transform::Double(more) => power += more,
+                Transform::LowRank { .. } | Transform::Encode(_) | Transform::Decode => return None,
+                _ => {}
+            }
+        }
+        // As one factor it is exact, and so is each of its steps.
+        ((-126..=127).contains(&power) && (power == 0 || weight.dtype != DType::I32)).then_some(power)
+    }
+
+    /// What a recipe that only moves numbers gives, in the type they are stored in.
+    fn moved<T: Pod + Send + Sync>(
+        &self,
+        weight: &Weight,
+        Moving { buffers, numbers: room_for, moved: other }: &mut Moving,
+        each: &mut dyn FnMut(&[T]) -> Result<()>,
+    ) -> Result<()> {
+        let (takes, rest) = split_takes(&weight.transforms);
+        let (region, selection) = self.select(weight, takes)?;
+        let (count, mut read) = (selection.count(), 0);
+        let numbers = room::<T>(room_for, count);
+        self.typed_blocks(region, &selection, buffers, &mut |block| {
+            numbers[read..read + block.len()].copy_from_slice(block);
+            read += block.len();
+            Ok(())
+        })?;
+        let shape = weight.source.shape();
+        let mut shape = takes.iter().try_fold(shape, |shape, take| applied(take, &shape, weight))?;
+        for change in rest {
+            let after = applied(change, &shape, weight)?;
+            let numbers = room::<T>(room_for, element_count(&shape));
+            match change {
+                Transform::Reshape(_) | Transform::Double(_) => {}
+                Transform::Transpose(perm) => {
+                    transpose(room(other, numbers.len()), numbers, &shape, perm);
+                    std::mem::swap(room_for, other);
+                }
+                _ => {
+                    let moved = moved(numbers.to_vec(), &shape, change);
+                    room(room_for, moved.len()).copy_from_slice(&moved);
+                }
+            }
+            shape = after;
+        }
+        let numbers: &[T] = room(room_for, element_count(&shape));
+        numbers.chunks(BLOCK / size_of::<T>()).try_for_each(each)
+    }
+}
+
+/// Of the buffers those for numbers that are moved.
+struct Moving<'a> {
+    buffers: &'a mut Buffers,
+    numbers: &'a mut Vec<u64>,
+    moved: &'a mut Vec<u64>,
+}
+
+/// Whether the numbers that stay are stored in the order that they come in.
+fn in_order(weight: &Weight) -> bool {
+    let (_, rest) = split_takes(&weight.transforms);
+    rest.iter().all(|change| matches!(change, Transform::Reshape(_) | Transform::Double(_)))
+}
+
+/// The pieces that a weight is moved in.
+fn moved_pieces(weight: &Weight) -> Vec<Weight> {
+    let pieces = weight.row_pieces(MOVED);
+    match pieces[0].transforms.first() {
+        Some(Transform::Part { axis: 1.., .. }) => weight.row_pieces(TURNED),
+        _ => pieces,
+    }
+}
+
+/// Bytes of a stored number.
+fn stored_size(weight: &Weight) -> usize {
+    match weight.source {
+        Source::Tensor { dtype, .. } => dtype.size(),
+        Source::Inline { .. } | Source::Table(_) => size_of::<f32>(),
+    }
+}
+
+/// Encodes blocks as bytes of the weight's type; its buffers are reused.
+struct Writer<'a> {
+    weight: &'a Weight,
+    sink: &'a mut dyn FnMut(&[u8]) -> Result<()>,
+    /// Every number times two to that power.
+    power: i32,
+    floats: &'a mut Vec<f32>,
+    halves: &'a mut Vec<f16>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, block: &Block) -> Result<()> {
+        self.check_finite(block)?;
+        match (self.weight.dtype, block) {
+            (DType::F32, Block::F32(block)) if self.power == 0 => return (self.sink)(cast_slice(block)),
+            (DType::F16, Block::F16(block)) if self.power == 0 => return (self.sink)(cast_slice(block)),
+            (DType::I32, Block::I32(block)) => return (self.sink)(cast_slice(block)),
+            _ => {}
+        }
+        self.floats.clear();
+        append(block, self.floats);
+        if self.power != 0 {
+            let factor = 2f32.powi(self.power);
+            self.floats.iter_mut().for_each(|value| *value *= factor);
+        }
+        match self.weight.dtype {
+            DType::F32 => (self.sink)(cast_slice(self.floats)),
+            DType::F16 => {
+                self.halves.resize(self.floats.len(), f16::ZERO);
+                self.halves.convert_from_f32_slice(self.floats);
+                self.check_range()?;
+                (self.sink)(cast_slice(self.halves))
+            }
+            DType::BF16 | DType::I32 => {
+                Err(Error::bug("floats asked for as integers").at(Place::Tensor(self.weight.name.clone())))
+            }
+        }
+    }
+
+    /// A number that is none makes every picture black: it is named here, not found there.
+    fn check_finite(&self, block: &Block) -> Result<()> {
+        let strange = match block {
+            Block::F32(block) => block.iter().find(|value| !value.is_finite()).copied(),
+            Block::F16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
+            Block::BF16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
+            Block::I32(_) => None,
+        };
+        strange.map_or(Ok(()), |value| {
+            Err(Error::input(format!("a weight is {value}, expected a number"))
+                .at(Place::Tensor(self.weight.name.clone()))
+                .help("the checkpoint is damaged or its training diverged"))
+        })
+    }
+
+    fn check_range(&self) -> Result<()> {
+        let lost = |(half, value): (&f16, &f32)| half.is_infinite() && value.is_finite();
+        match self.halves.iter().zip(self.floats.iter()).find(|pair| lost(*pair)) {
+            None => Ok(()),
+            Some((_, value)) => {
+                Err(Error::limit(format!("the weight {value:e} does not fit f16, which ends at 65504"))
+                    .at(Place::Tensor(self.weight.name.clone()))
+                    .help("write this part with --precision f32"))
+            }
+        }
+    }
+}
