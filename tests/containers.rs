@@ -161,7 +161,8 @@ fn interpret(graph: &Graph, store: &Store, case: &Case) -> Tensor {
 /// Writes a graph; the bytes of weights that were told of.
 fn write(backend: &dyn Backend, legal: &LegalGraph, path: &Path) -> u64 {
     let mut told = 0;
-    let part = Part::new(legal, &Store::empty(), &[]);
+    let store = Store::empty();
+    let part = Part::new(legal, &store, &[]);
     backend.write(&part, path, &mut |bytes| told += bytes).unwrap_or_else(|error| panic!("{error}"));
     told
 }

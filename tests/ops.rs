@@ -124,7 +124,8 @@ fn legal_and_read_back() {
 }
 
 fn write(backend: &dyn Backend, legal: &snapc_backend::LegalGraph, path: &std::path::Path) {
-    let part = Part::new(legal, &Store::empty(), &[]);
+    let store = Store::empty();
+    let part = Part::new(legal, &store, &[]);
     backend.write(&part, path, &mut |_| {}).unwrap();
 }
 

@@ -245,14 +245,20 @@ fn rows_are_recipes_of_their_own() {
         (&[12, 10], vec![turn(&[1, 0]), part(0, 2, 6), turn(&[1, 0]), part(0, 1, 8)], 24, 2),
         // The halves of rotary heads, as they are and turned.
         (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6])], 12, 2),
-        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6]), turn(&[1, 0])], 32, 3),
+        (
+            &[16, 6],
+            vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6]), turn(&[1, 0])],
+            32,
+            3,
+        ),
         // A convolution whose stride is its kernel.
         (&[4, 8, 2, 2], vec![shape(&[4, 8, 4]), turn(&[0, 2, 1]), shape(&[4, 32]), turn(&[1, 0])], 16, 2),
         (&[4, 6], vec![Repeat(3)], 12, 6),
-        (&[4, 6], vec![shape(&[2, 12]), turn(&[1, 0])], 4, 2),
         (&[24], vec![shape(&[2, 3, 4])], 12, 2),
+        // Two rows are three of the source; none is one or two.
+        (&[4, 6], vec![turn(&[1, 0]), shape(&[4, 6])], 6, 2),
         // Rows that no range of the source makes.
-        (&[4, 6], vec![turn(&[1, 0]), shape(&[4, 6])], 6, 1),
+        (&[4, 6], vec![shape(&[2, 12]), turn(&[1, 0])], 4, 1),
     ];
     for (sizes, transforms, most, count) in cases {
         let (_folder, path) = file(DType::F32, sizes);

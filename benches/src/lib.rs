@@ -6,7 +6,7 @@ mod models;
 use std::path::PathBuf;
 
 pub use floor::floor;
-pub use models::{Tenth, write};
+pub use models::{Tenth, pipeline, write};
 
 /// What every benchmark can be told.
 #[derive(clap::Args)]
@@ -20,4 +20,12 @@ pub struct Common {
     /// Where models are written
     #[arg(long, default_value = "target/bench")]
     pub folder: PathBuf,
+}
+
+/// The largest resident memory of this process, in MB; 0 where the system does not say.
+pub fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kilobytes.unwrap_or_default() / 1024.0
 }

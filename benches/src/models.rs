@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use snapc_backend::{Part, legalize};
 use snapc_driver::{MinOs, Precision, QuantizeChoice, Target};
@@ -19,18 +19,12 @@ pub struct Tenth {
 }
 
 impl Tenth {
-    /// From a folder; it is made where there is none.
+    /// From the folder `tenth`; it is made where there is none.
     ///
     /// # Errors
     /// If the pipeline cannot be written or read.
     pub fn open(folder: &Path) -> Result<Self> {
-        if !folder.join("model_index.json").is_file() {
-            let tenth = xtask::model::CONFIGS.into_iter().find(|config| config.name == "tenth");
-            let tenth = tenth.ok_or_else(|| Error::bug("there is no config `tenth`"))?;
-            let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/shapes");
-            xtask::supernet(&tenth, &template, folder, false)
-                .map_err(|error| Error::io("make", folder, &error))?;
-        }
+        let folder = &pipeline("tenth", folder)?;
         let pipeline = Pipeline::open(folder)?;
         let latent = pipeline.latent_size(None)?;
         let imported = pipeline.import(PartName::Transformer, 1, latent)?;
@@ -47,6 +41,22 @@ impl Tenth {
     pub fn coded(&self, choice: QuantizeChoice) -> Result<Graph> {
         behind_standard(&self.plain, (self.width, self.width), Some(choice))
     }
+}
+
+/// A pipeline of random weights by its config's name, in a folder of that name; it is made where there is none.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn pipeline(name: &str, folder: &Path) -> Result<PathBuf> {
+    let folder = folder.join(name);
+    if !folder.join("model_index.json").is_file() {
+        let config = xtask::model::CONFIGS.into_iter().find(|config| config.name == name);
+        let config = config.ok_or_else(|| Error::bug(format!("there is no config `{name}`")))?;
+        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/shapes");
+        xtask::supernet(&config, &template, &folder, false)
+            .map_err(|error| Error::io("make", &folder, &error))?;
+    }
+    Ok(folder)
 }
 
 fn behind_standard(graph: &Graph, widths: (usize, usize), choice: Option<QuantizeChoice>) -> Result<Graph> {

@@ -14,7 +14,8 @@ use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
     Bake, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target,
-    VerifyOptions, Width, calibrate, compile, generate, inspect, is_compiled, merge, show, use_threads, verify,
+    VerifyOptions, Width, calibrate, compile, generate, inspect, is_compiled, merge, show, use_threads,
+    verify,
 };
 use snapc_ir::{Class, Error, Result};
 

@@ -214,7 +214,8 @@ const BESIDE: u64 = 40 << 20;
 /// If a weight takes more than it may.
 fn limits(options: &CompileOptions, graphs: &[Legal]) -> Result<Limits> {
     let Some(memory) = options.max_memory else { return Ok(Limits::default()) };
-    let all = graphs.iter().flat_map(|(graph, store)| graph.weights().iter().map(move |weight| (weight, store)));
+    let all =
+        graphs.iter().flat_map(|(graph, store)| graph.weights().iter().map(move |weight| (weight, store)));
     let needs = all.map(|(weight, store)| (store.stored_needs(weight), &weight.name));
     if let Some((need, name)) = needs.max().filter(|(need, _)| need + BESIDE > memory) {
         return Err(Error::limit(format!(

@@ -253,7 +253,8 @@ mod tests {
         let mut b = Builder::new("frugal", Stage::Subnet);
         let (rows, width) = (5000, 400);
         let values = |seed| numbers(&[rows, width], seed).values().to_vec();
-        let [table, wide] = [1, 2].map(|seed| Weight::inline(format!("w{seed}"), values(seed), vec![rows, width]));
+        let [table, wide] =
+            [1, 2].map(|seed| Weight::inline(format!("w{seed}"), values(seed), vec![rows, width]));
         let (table, wide) = (b.weight(table).unwrap(), b.weight(wide).unwrap());
         let bias = b.weight(Weight::inline("b", values(3)[..rows].to_vec(), vec![rows])).unwrap();
         let ids = b.input("ids", TensorType::new(DType::I32, [3]));

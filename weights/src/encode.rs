@@ -4,7 +4,8 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use snapc_ir::{
-    Code, Coded, Dim, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight, element_count,
+    Code, Coded, Dim, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight,
+    element_count,
 };
 
 use crate::quantize::{self, Feedback, Histogram, Levels, LowRank};

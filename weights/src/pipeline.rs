@@ -37,7 +37,8 @@ impl Default for Limits {
 }
 
 /// What makes the bytes of one weight.
-pub type Make<'a> = &'a (dyn Fn(usize, &mut Scratch, &mut dyn FnMut(Stored) -> Result<()>) -> Result<()> + Sync);
+pub type Make<'a> =
+    &'a (dyn Fn(usize, &mut Scratch, &mut dyn FnMut(Stored) -> Result<()>) -> Result<()> + Sync);
 
 /// What takes them: the weight's number and some of its bytes.
 pub type Take<'a> = &'a mut dyn FnMut(usize, Stored) -> Result<()>;
@@ -63,9 +64,10 @@ pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result
     thread::scope(|scope| {
         let workers: Vec<_> =
             (0..limits.jobs.min(needs.len())).map(|_| scope.spawn(|| queue.work(needs, make))).collect();
-        let taken = receivers.into_iter().enumerate().try_for_each(|(number, blocks)| {
-            queue.drain(number, &blocks, take)
-        });
+        let taken = receivers
+            .into_iter()
+            .enumerate()
+            .try_for_each(|(number, blocks)| queue.drain(number, &blocks, take));
         if taken.is_err() {
             queue.state().senders.clear();
             queue.freed.notify_all();

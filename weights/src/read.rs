@@ -171,7 +171,9 @@ impl Store {
         match region.dtype {
             DType::F32 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::F32(block))),
             DType::F16 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::F16(block))),
-            DType::BF16 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::BF16(block))),
+            DType::BF16 => {
+                self.typed_blocks(region, selection, buffers, &mut |block| each(Block::BF16(block)))
+            }
             DType::I32 => self.typed_blocks(region, selection, buffers, &mut |block| each(Block::I32(block))),
         }
     }

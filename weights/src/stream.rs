@@ -124,10 +124,18 @@ impl Store {
         let mut moving = Moving { buffers, numbers, moved };
         for piece in moved_pieces(weight) {
             match region.dtype {
-                DType::F32 => self.moved::<f32>(&piece, &mut moving, &mut |block| writer.write(&Block::F32(block)))?,
-                DType::F16 => self.moved::<f16>(&piece, &mut moving, &mut |block| writer.write(&Block::F16(block)))?,
-                DType::BF16 => self.moved::<bf16>(&piece, &mut moving, &mut |block| writer.write(&Block::BF16(block)))?,
-                DType::I32 => self.moved::<i32>(&piece, &mut moving, &mut |block| writer.write(&Block::I32(block)))?,
+                DType::F32 => {
+                    self.moved::<f32>(&piece, &mut moving, &mut |block| writer.write(&Block::F32(block)))?
+                }
+                DType::F16 => {
+                    self.moved::<f16>(&piece, &mut moving, &mut |block| writer.write(&Block::F16(block)))?
+                }
+                DType::BF16 => {
+                    self.moved::<bf16>(&piece, &mut moving, &mut |block| writer.write(&Block::BF16(block)))?
+                }
+                DType::I32 => {
+                    self.moved::<i32>(&piece, &mut moving, &mut |block| writer.write(&Block::I32(block)))?
+                }
             }
         }
         Ok(())

@@ -108,9 +108,8 @@ impl Placement {
             let block = &self.blocks[number];
             match (stored, block.scales) {
                 (Stored::Bytes(bytes), _) => data.put(block.numbers, bytes),
-                (Stored::Tables(tables), Some(scales)) => {
-                    data.put(scales, &tables.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())
-                }
+                (Stored::Tables(tables), Some(scales)) => data
+                    .put(scales, &tables.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>()),
                 (Stored::Tables(_), None) => Err(Error::bug("scales of plain numbers")),
             }
         })?;

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<String> {
-    let Tenth { plain, velocity, store, .. } = Tenth::open(&options.common.folder.join("tenth"))?;
+    let Tenth { plain, velocity, store, .. } = Tenth::open(&options.common.folder)?;
     let models = [
         Model { name: "full attention", graph: core(true)? },
         Model { name: "ASSA", graph: core(false)? },

@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use snapc_backend::legalize;
-use snapc_benches::{Common, Tenth, write};
+use snapc_benches::{Common, Tenth, peak_mb, write};
 use snapc_driver::{Bake, CompileOptions, GenerateOptions, MinOs, Precision, Ranges, Silent, Target, Width};
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
@@ -82,14 +82,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// The largest resident memory of this process, in MB; 0 where the system does not say.
-fn peak_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kilobytes.unwrap_or_default() / 1024.0
-}
-
 fn only(options: &Options, what: What) -> Result<String> {
     let (mut walls, mut peaks, mut open_ms) = (Vec::new(), Vec::new(), f64::INFINITY);
     let mut by_op: BTreeMap<String, Duration> = BTreeMap::new();
@@ -111,7 +103,7 @@ fn only(options: &Options, what: What) -> Result<String> {
             open_ms = open_ms.min(start.elapsed().as_secs_f64() * 1000.0);
         }
     } else {
-        let Tenth { plain, velocity, store, .. } = Tenth::open(&options.common.folder.join("tenth"))?;
+        let Tenth { plain, velocity, store, .. } = Tenth::open(&options.common.folder)?;
         let graph = match what {
             What::Plain => plain,
             What::Legal => {
@@ -212,7 +204,7 @@ fn open_fixture() -> Result<()> {
 /// Everything measured, in rounds; the least time of each.
 fn compare(options: &Options) -> Result<String> {
     let artifact = options.common.folder.join("velocity.onnx");
-    let Tenth { velocity, store, .. } = Tenth::open(&options.common.folder.join("tenth"))?;
+    let Tenth { velocity, store, .. } = Tenth::open(&options.common.folder)?;
     write(&velocity, Target::Onnx, &store, &artifact)?;
     let compiled = compile_fixture(&options.common.folder)?;
     let job = options.common.folder.join("job.json");

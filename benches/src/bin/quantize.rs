@@ -96,7 +96,7 @@ struct Cost {
 }
 
 fn latency(options: &Options) -> Result<()> {
-    let tenth = Tenth::open(&options.common.folder.join("tenth"))?;
+    let tenth = Tenth::open(&options.common.folder)?;
     let mut files: BTreeMap<(&str, &str), PathBuf> = BTreeMap::new();
     for (name, choice) in STORED {
         let coded = choice.map(|text| tenth.coded(parsed(text)?)).transpose()?;

@@ -4,9 +4,9 @@ use snapc_ir::ops::{Conv2d, Layout};
 use super::{Call, Execute};
 use crate::gemm::{Matrix, product};
 use crate::kernels::conv::Conv;
-use snapc_weights::transpose;
 use crate::kernels::{blocks, row_blocks};
 use crate::value::Value;
+use snapc_weights::transpose;
 
 /// Numbers of the columns that are held at once.
 const COLUMNS: usize = 1 << 20;

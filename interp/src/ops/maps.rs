@@ -3,8 +3,8 @@ use snapc_ir::ops::{MapFromTokens, SplitTokens, TokensFromMap, UpsampleNearest};
 
 use super::{Call, Execute};
 use crate::kernels::row_blocks;
-use snapc_weights::transpose;
 use crate::value::Value;
+use snapc_weights::transpose;
 
 /// The operand seen as `shape`, its axes permuted.
 fn moved(call: &Call, shape: &[usize], perm: &[usize]) -> Result<Vec<Value>> {

@@ -5,9 +5,9 @@ use snapc_ir::ops::{Concat, MergeHeads, Reshape, Slice, Split, SplitHeads, Trans
 use snapc_ir::{Result, TensorType};
 
 use super::{Call, Execute};
-use snapc_weights::transpose;
 use crate::kernels::{BLOCK, row_blocks};
 use crate::value::{Numbers, Value};
+use snapc_weights::transpose;
 
 macro_rules! renaming {
     ($($op:ident),*) => { $(
