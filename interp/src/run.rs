@@ -1,5 +1,6 @@
 use std::sync::OnceLock;
 
+use snapc_ir::analysis::finished;
 use snapc_ir::ops::Op;
 use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, WeightId};
 use snapc_weights::{Store, Tensor};
@@ -25,19 +26,7 @@ impl<'a> Interpreter<'a> {
     /// An interpreter of `graph` with the weights of `store`.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Self {
         let weights = graph.weights().iter().map(|_| OnceLock::new()).collect();
-        let mut last_use = vec![None; graph.values().len()];
-        for (index, node) in graph.nodes().iter().enumerate() {
-            node.operands
-                .iter()
-                .chain(&node.results)
-                .for_each(|id| last_use[id.index()] = Some((index, *id)));
-        }
-        graph.outputs().iter().for_each(|port| last_use[port.value.index()] = None);
-        let mut finished = vec![Vec::new(); graph.nodes().len()];
-        for (node, id) in last_use.into_iter().flatten() {
-            finished[node].push(id);
-        }
-        Interpreter { graph, store, weights, finished }
+        Interpreter { graph, store, weights, finished: finished(graph) }
     }
 
     /// The graph.
