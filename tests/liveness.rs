@@ -90,9 +90,11 @@ fn counted(graph: &Graph) -> u64 {
         made && (is_output || read || nodes[node].results.contains(&id))
     };
     let bytes = |node: usize| -> u64 {
-        let ids = graph.inputs().iter().map(|port| port.value).chain(
-            graph.nodes().iter().flat_map(|node| node.results.iter().copied()),
-        );
+        let ids = graph
+            .inputs()
+            .iter()
+            .map(|port| port.value)
+            .chain(graph.nodes().iter().flat_map(|node| node.results.iter().copied()));
         ids.filter(|&id| at(id, node)).map(|id| graph.ty(id).bytes() as u64).sum()
     };
     (0..graph.nodes().len()).map(bytes).max().unwrap_or_default()

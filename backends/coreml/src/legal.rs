@@ -5,9 +5,6 @@ use snapc_backend::Native;
 use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Layout, Linear, Op, ReduceMean, RmsNorm};
 use snapc_ir::{Builder, DType, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 
-/// The most axes that any value may have (coremltools, `mil/program.py`).
-pub const MOST_AXES: usize = 5;
-
 /// The most axes that x of MIL's `linear` may have.
 const MOST_AXES_OF_LINEAR: usize = 3;
 
