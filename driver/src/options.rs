@@ -148,6 +148,8 @@ pub struct CompileOptions {
     pub quantization: QuantizeOptions,
     /// The layout of ONNX folders.
     pub layout: Layout,
+    /// Whether every input has its digest in the manifest, and a bill of materials and a statement of provenance are written.
+    pub provenance: bool,
     /// The output folder: `<output>/<target>/<subnet>/`.
     pub output: PathBuf,
 }
@@ -171,6 +173,7 @@ impl CompileOptions {
             ranges: Ranges::default(),
             quantization: QuantizeOptions::default(),
             layout: Layout::default(),
+            provenance: false,
             output,
         }
     }
