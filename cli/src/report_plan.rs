@@ -1,5 +1,6 @@
 //! Plans and differences as text.
 
+use serde_json::Value;
 use snapc_driver::{Change, Differences, PartPlan, Passed, Plan, UseEntry, Why};
 
 use crate::report::mega;
@@ -49,8 +50,8 @@ fn part_text(part: &PartPlan) -> String {
         }
     };
     for UseEntry { holder, unit, found, most, source } in &part.limits {
-        let past = if found > most { "  PASSED" } else { "" };
-        text += &format!("    limit: {holder}: {found} of {most} {unit} ({source}){past}\n");
+        let past = if found > most { format!(": PASSED ({source})") } else { String::new() };
+        text += &format!("    {holder}: {found} of {most} {unit}{past}\n");
     }
     for Why { op, count, first, reason } in &part.not_native {
         text += &format!("    {op} x {count} (first at {first}): {reason}\n");
@@ -71,6 +72,15 @@ fn refusals(passed: &[Passed]) -> String {
     text
 }
 
+/// The beginning of a value that is long; `--json` has all of it.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
 /// What changed between two outputs.
 pub fn differences(found: &Differences) -> String {
     let mut text = String::new();
@@ -78,10 +88,10 @@ pub fn differences(found: &Differences) -> String {
         text += &format!("{section}\n");
         for Change { field, a, b, .. } in changes {
             let name = if field.is_empty() { section } else { field };
-            let word = |value: &Option<serde_json::Value>| match value {
+            let word = |value: &Option<Value>| match value {
                 None => "nothing".to_string(),
-                Some(serde_json::Value::String(text)) => text.clone(),
-                Some(value) => value.to_string(),
+                Some(Value::String(text)) => cut(text),
+                Some(value) => cut(&value.to_string()),
             };
             let share = match (a.as_ref().and_then(|a| a.as_f64()), b.as_ref().and_then(|b| b.as_f64())) {
                 (Some(a), Some(b)) if a != 0.0 => format!("  ({:+.2} %)", 100.0 * (b / a - 1.0)),

@@ -1,6 +1,7 @@
 //! What a compile would do, without doing it: no number of a weight is read, and nothing is written.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -14,11 +15,11 @@ use snapc_onnx::Layout;
 use super::finish::{self, Common};
 use super::one_file::{self, One};
 use super::{Job, Road, batch, jobs, parts, road};
+use crate::Silent;
 use crate::companions;
 use crate::manifest::{OptionsEntry, PartEntry};
 use crate::options::{CompileOptions, Ranges};
 use crate::output::refuse_strangers;
-use crate::{Report, Silent};
 
 /// What one folder of a compile would be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -146,10 +147,8 @@ fn plan_job(job: &mut Job, common: &Common, known: &mut Known) -> Result<Plan> {
     refuse_strangers(&job.folder)?;
     let (guided, unscaled) = (job.guidance().is_some(), job.layout == Layout::Optimum);
     let imported = match known.entry((guided, unscaled)) {
-        std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
-        std::collections::btree_map::Entry::Vacant(place) => {
-            place.insert(import(common, pipeline, schedule, guided, unscaled)?)
-        }
+        Entry::Occupied(found) => found.into_mut(),
+        Entry::Vacant(place) => place.insert(import(common, pipeline, schedule, guided, unscaled)?),
     };
     let (mut planned, mut graphs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for One { key, size, imported } in imported.iter() {
@@ -217,9 +216,7 @@ fn plan_part(
     size: Option<[usize; 2]>,
     imported: &Imported,
 ) -> Result<(PartPlan, Option<Graph>, Vec<Error>)> {
-    let mut silent = Silent;
-    let report: &mut dyn Report = &mut silent;
-    let found = limit(road(job, imported, &stand_ins, report))?;
+    let found = limit(road(job, imported, &stand_ins, &mut Silent))?;
     let mut plan = PartPlan {
         name: name.to_string(),
         entry: None,
@@ -244,22 +241,22 @@ fn plan_part(
     Ok((plan, Some(graph), passed))
 }
 
-/// Numbers in the place of those that `bake` computes. No two lists are the same: what has the same bytes would be stored once.
+/// Numbers in the place of those that `bake` computes: the entries of a batch have one time, so they are the same; no two lists are, as
+/// what has the same bytes would be stored once.
 fn stand_ins(graph: &Graph, times: &[Vec<f32>]) -> Result<Vec<Vec<Vec<f32>>>> {
     /// What f16 counts to without a gap.
     const EXACT: usize = 2048;
     let mut next = 0;
-    let mut list = |count: usize| -> Vec<f32> {
+    let mut list = |count: usize, batch: usize| -> Vec<f32> {
         next += 1;
-        let digit = |place: usize| match place {
-            0 => next % EXACT,
-            1 => next / EXACT % EXACT,
-            _ => 0,
-        };
-        (0..count).map(|place| digit(place) as f32).collect()
+        let digits = [next % EXACT, next / EXACT % EXACT];
+        let entry = if count.is_multiple_of(batch) { count / batch } else { count };
+        let digit = |place: usize| digits.get(place % entry);
+        (0..count).map(|place| digit(place).map_or(0.0, |&digit| digit as f32)).collect()
     };
     let counts: Vec<usize> = graph.outputs().iter().map(|port| graph.ty(port.value).count()).collect();
-    Ok(times.iter().map(|_| counts.iter().map(|&count| list(count)).collect()).collect())
+    let step = |time: &Vec<f32>| counts.iter().map(|&count| list(count, time.len().max(1))).collect();
+    Ok(times.iter().map(step).collect())
 }
 
 fn notes(job: &Job, options: &CompileOptions) -> Vec<String> {
