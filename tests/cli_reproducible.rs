@@ -1,4 +1,5 @@
-//! The same input and options give the same bytes: at any number of threads, in any folder, in any language and time zone.
+//! The same input and options give the same bytes: at any number of threads, in any folder, in any language and time zone, and with
+//! other functions of the system's mathematics.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod command;
@@ -17,6 +18,8 @@ struct Around<'a> {
     threads: &'a str,
     locale: &'a str,
     zone: &'a str,
+    /// What glibc takes its functions to find on this CPU; other systems do not look at it.
+    tunables: &'a str,
     home: &'a Path,
     /// The working folder.
     folder: &'a Path,
@@ -33,6 +36,7 @@ fn compile(around: &Around, words: &[&str]) -> BTreeMap<PathBuf, Vec<u8>> {
         .env("LC_ALL", around.locale)
         .env("LANG", around.locale)
         .env("TZ", around.zone)
+        .env("GLIBC_TUNABLES", around.tunables)
         .env("HOME", around.home)
         .current_dir(around.folder)
         .output()
@@ -60,6 +64,7 @@ fn the_same_bytes_everywhere() {
         threads: "1",
         locale: "C",
         zone: "UTC",
+        tunables: "",
         home: first,
         folder: first,
         pipeline: "model",
@@ -70,6 +75,7 @@ fn the_same_bytes_everywhere() {
         threads: "5",
         locale: "tr_TR.UTF-8",
         zone: "Pacific/Kiritimati",
+        tunables: "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F",
         home: &deep,
         folder: &deep,
         pipeline: absolute.to_str().unwrap(),
