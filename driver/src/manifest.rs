@@ -201,6 +201,10 @@ pub struct OptionsEntry {
     pub budget: Option<String>,
     /// Whether palettes that the target has not were stored as the numbers that they decode to.
     pub allow_decode: bool,
+    /// When losses were to be measured: `auto`, `on` or `off`.
+    pub accuracy: String,
+    /// Whether a bill of materials and a statement of provenance were written.
+    pub provenance: bool,
     /// The parts that are quantized, as `recipe.toml` says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quantized: Vec<String>,

@@ -126,6 +126,16 @@ pub const COREML_VALUE: Limit = Limit {
     help: "compile for a smaller size",
 };
 
+/// An axis on the Neural Engine. A longer one is not refused: the GPU or the CPU runs what has it.
+pub const NEURAL_ENGINE_LENGTH: Limit = Limit {
+    target: "coreml",
+    holder: "a value on the Neural Engine",
+    unit: Unit::Length,
+    most: 16384,
+    source: "apple/coremltools issue 1003",
+    help: "compile for a smaller size, or leave it to the GPU",
+};
+
 /// Core ML's weight file.
 pub const COREML_WEIGHTS: Limit = Limit {
     target: "coreml",

@@ -1,10 +1,12 @@
 //! What stands beside the artifacts: tokenizer, manifest with all digests, and what else a target or an option asks for.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use snapc_frontends::{Part, Pipeline, tokenizer};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Error, Result};
+use snapc_onnx::Layout;
 
 use super::{Compiled, Job, quantized};
 use crate::Report;
@@ -15,7 +17,6 @@ use crate::manifest::{Manifest, OptionsEntry, TokenizerEntry};
 use crate::options::{CompileOptions, Width};
 use crate::provenance::{self, SBOM};
 use crate::targets::Target;
-use snapc_onnx::Layout;
 
 /// What all jobs of a compile have in common.
 pub struct Common<'a> {
@@ -55,9 +56,15 @@ pub fn manifest(job: &Job, common: &Common) -> Manifest {
         steps: options.steps,
         one_file: options.one_file,
         ranges: options.ranges.name().to_string(),
-        quantize: words(quantize.parts.iter()),
+        quantize: quantize
+            .parts
+            .iter()
+            .map(|(part, choice)| (part.name().to_string(), choice.to_string()))
+            .collect(),
         budget: quantize.budget.map(|budget| budget.to_string()),
         allow_decode: quantize.allow_decode,
+        accuracy: quantize.accuracy.name().to_string(),
+        provenance: options.provenance,
         quantized: job.recipe.0.keys().map(|part| part.name().to_string()).collect(),
     };
     let mut parts = job.parts.clone();
@@ -68,14 +75,9 @@ pub fn manifest(job: &Job, common: &Common) -> Manifest {
     Manifest::planned(entry, parts, schedule, tokens)
 }
 
-fn words<'a, T: ToString + 'a>(parts: impl Iterator<Item = (&'a Part, &'a T)>) -> BTreeMap<String, String> {
-    parts.map(|(part, choice)| (part.name().to_string(), choice.to_string())).collect()
-}
-
 /// The names of the tokenizer's files in a compiled folder.
 fn tokenizer_files(pipeline: &Pipeline) -> Vec<String> {
-    let name =
-        |path: &std::path::PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     tokenizer::files(pipeline.folder()).iter().map(|path| format!("tokenizer/{}", name(path))).collect()
 }
 
