@@ -51,10 +51,15 @@ fn compile_writes_packages_and_a_manifest() {
         }
     }
     assert!(written.contains_key(Path::new("tokenizer/tokenizer.json")));
-    insta::assert_snapshot!(
-        "manifest",
-        String::from_utf8(written[Path::new("manifest.json")].clone()).unwrap()
-    );
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&written[Path::new("manifest.json")]).unwrap();
+    // What is in the files is other tests' matter.
+    for file in manifest["files"].as_array_mut().unwrap() {
+        assert_eq!(file["bytes"], written[Path::new(file["path"].as_str().unwrap())].len());
+        file["bytes"] = "..".into();
+        file["sha256"] = "..".into();
+    }
+    insta::assert_snapshot!("manifest", format!("{manifest:#}"));
     // Again, from another folder's copy: the same bytes.
     let other = workplace();
     std::fs::rename(other.path().join("model"), other.path().join("elsewhere")).unwrap();
@@ -263,7 +268,7 @@ fn inspect_and_print() {
 #[test]
 fn help_has_examples() {
     let place = tempfile::tempdir().unwrap();
-    for command in ["", "compile", "run", "verify", "inspect", "print", "completions"] {
+    for command in ["", "plan", "compile", "run", "verify", "diff", "inspect", "print", "completions"] {
         let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let text = succeed(place.path(), &words);
         assert!(text.contains("Example"), "{command}");
@@ -466,8 +471,8 @@ fn verify_tells_the_same_model_from_another() {
     let output = snapc(root, &["verify", "out/coreml/tiny", "--pipeline", "model", "--prompts", "1"]);
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(matches!(output.status.code(), Some(1 | 3)), "{said}");
-    assert!(said.contains("FAILED") || said.contains("weight.bin"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("altered") && said.contains("weight.bin"), "{said}");
 
     let output = snapc(root, &["verify", "model", "--pipeline", "model"]);
     assert_eq!(output.status.code(), Some(3));

@@ -223,8 +223,7 @@ fn write(target: Target, graph: &LegalGraph, path: &Path) {
 /// The paper's pipeline, its weights zeros that take no disk.
 fn paper() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let paper = xtask::model::CONFIGS.into_iter().find(|config| config.name == "paper").unwrap();
-    xtask::supernet(&paper, &fixture("shapes"), folder.path(), true).unwrap();
+    snapc_tests::synthetic::paper(folder.path());
     folder
 }
 

@@ -412,6 +412,7 @@ fn runtimes_give_what_the_interpreter_gives() {
             runtime: Some(python().to_path_buf()),
             prompts: 1,
             max_loss: Vec::new(),
+            record: false,
         };
         done.extend(verify(&options, &mut Silent).unwrap());
     }

@@ -27,6 +27,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  snapc plan fixtures/shapes --subnet small --target all
   snapc compile fixtures/shapes --subnet small --target coreml
   snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
   snapc inspect fixtures/shapes
@@ -37,10 +38,12 @@ Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug i
 #[derive(Subcommand)]
 #[allow(missing_docs)]
 pub enum Command {
+    Plan(PlanArgs),
     Compile(CompileArgs),
     Run(RunArgs),
     Calibrate(CalibrateArgs),
     Verify(VerifyArgs),
+    Diff(DiffArgs),
     Inspect(InspectArgs),
     Print(PrintArgs),
     Completions(CompletionsArgs),
@@ -58,10 +61,56 @@ Examples:
   snapc compile --subnet small --target onnx --quantize int4 --method awq --calibration small.calibration
   snapc compile --subnet small --target coreml --min-os iOS18 --quantize palette4 --bits-per-weight 4.2 --max-loss PSNR=25
 
-Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json; where weights are quantized also recipe.toml (what
+Output: <output>/<target>/<subnet>/ with a package a part, tokenizer/ and manifest.json (docs/manifest.md); where weights are quantized also recipe.toml (what
 each tensor got), report.html and strips.png (what was lost). A folder is replaced whole, and
 only when all of it has been written; with --part it holds those parts alone.")]
 pub struct CompileArgs {
+    #[command(flatten)]
+    pub words: CompileWords,
+    /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out,
+    /// which values are scaled or kept in f32, and why
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// Say what `compile` would write, without reading a weight or writing a file
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc plan fixtures/shapes --subnet small --target all
+  snapc plan --subnet tiny --target tflite --one-file --size 64x64 --size 64x96
+  snapc plan --subnet small --target coreml --quantize int4 --min-os iOS18 --json
+
+Of each part: parameters, bytes of the weights by how they are stored, ops, floating-point operations of a run, the most that a run
+holds, how much of the target's limits that is, and which ops the target has not. Takes what compile takes. Where compile would refuse,
+the plan is printed with every limit that is passed, and the exit code is 4.")]
+#[allow(missing_docs)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub words: CompileWords,
+}
+
+/// Say what changed between two folders that `compile` wrote
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc diff dist/coreml/small other/coreml/small
+  snapc diff dist/onnx/tiny dist/onnx/small --json
+
+Compares what the manifests say: options, parts, ops, sizes, numbers of accuracy, digests of files and inputs. Whether the files are what
+their manifest says is for `snapc verify`. Exit code 0 where nothing differs, 1 where something does.")]
+#[allow(missing_docs)]
+pub struct DiffArgs {
+    /// The first folder
+    pub a: PathBuf,
+    /// The second folder
+    pub b: PathBuf,
+}
+
+/// What is compiled, and how.
+#[derive(Args)]
+#[allow(missing_docs)]
+pub struct CompileWords {
     /// The pipeline folder (with model_index.json)
     pub pipeline: Option<PathBuf>,
     #[command(flatten)]
@@ -96,10 +145,10 @@ pub struct CompileArgs {
     /// takes some ten seconds at most), on or off
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub ranges: Ranges,
-    /// Say of each part which ops the target has not (they are written in lower ones) or its delegates leave out,
-    /// which values are scaled or kept in f32, and why
+    /// Write a bill of materials (sbom.cdx.json) and a statement of provenance (provenance.intoto.json), with a digest of every input,
+    /// large ones too
     #[arg(long)]
-    pub explain: bool,
+    pub provenance: bool,
     /// The most memory to hold while weights are written, as 100MB; what is measured on the way (--ranges, --accuracy) comes on top
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_memory: Option<u64>,
@@ -232,7 +281,8 @@ Examples:
   snapc verify dist
   snapc verify dist/onnx/small --pipeline fixtures/shapes --runtime python3 --json
 
-Each artifact is read back and interpreted on the same inputs as the pipeline in f32. Thresholds: f32 artifacts a relative error of
+First every file is held against the digests of manifest.json: one that is altered, missing or not listed fails, by name.
+Then each artifact is read back and interpreted on the same inputs as the pipeline in f32. Thresholds: f32 artifacts a relative error of
 1e-4 a part and 60 dB for the picture, f16 ones 2e-2 and 40 dB; quantized ones what their compile measured, and little more. Past one of them the exit code is 1.
 --runtime runs the artifacts in the target's own software too: onnxruntime and onnx for ONNX, ai-edge-litert for TFLite, coremltools
 for Core ML (whose program is evaluated: Core ML itself runs on Apple's systems alone); each wants numpy and safetensors beside it.")]
@@ -252,6 +302,9 @@ pub struct VerifyArgs {
     /// Fail past this loss too: PSNR=30 (dB, the pictures' mean), COSINE=0.99 or RELATIVE=0.1 (each part and step)
     #[arg(long, value_name = "LOSS")]
     pub max_loss: Vec<MaxLoss>,
+    /// Write the table of each folder that passes into its manifest.json
+    #[arg(long)]
+    pub record: bool,
 }
 
 /// Say what is in a pipeline folder, a safetensors file or a written package

@@ -3,19 +3,23 @@
 mod args;
 mod quantize;
 mod report;
+mod report_plan;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use args::{Cli, Command, CompileArgs, FormArg, Network, PrintArgs, RunArgs, Targets, VerifyArgs};
+use args::{
+    Cli, Command, CompileArgs, CompileWords, DiffArgs, FormArg, Network, PlanArgs, PrintArgs, RunArgs,
+    Targets, VerifyArgs,
+};
 use clap::{CommandFactory, Parser};
 use quantize::CalibrateArgs;
 use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
     Bake, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target,
-    VerifyOptions, Width, calibrate, compile, generate, inspect, is_compiled, merge, show, use_threads,
-    verify,
+    VerifyOptions, Width, calibrate, compile, diff, generate, inspect, is_compiled, merge, plan, show,
+    use_threads, verify,
 };
 use snapc_ir::{Class, Error, Result};
 
@@ -30,10 +34,12 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command, json: bool) -> Result<()> {
     match command {
+        Command::Plan(args) => run_plan(args, json),
         Command::Compile(args) => run_compile(args, json),
         Command::Run(args) => run_generate(args, json),
         Command::Calibrate(args) => run_calibrate(args, json),
         Command::Verify(args) => run_verify(args, json),
+        Command::Diff(args) => run_diff(args, json),
         Command::Inspect(args) => {
             let path = match args.path {
                 Some(path) => path,
@@ -106,38 +112,44 @@ fn network(given: Network, project: &Project) -> Option<Width> {
     }
 }
 
-fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
+/// What the words of `compile` and `plan` ask for.
+fn compile_options(words: CompileWords) -> Result<CompileOptions> {
     let project = project()?;
-    let mut widths: Vec<Width> = args.network.subnet.into_iter().map(Width::Subnet).collect();
-    widths.extend(args.network.width.into_iter().map(Width::Numbers));
+    let mut widths: Vec<Width> = words.network.subnet.into_iter().map(Width::Subnet).collect();
+    widths.extend(words.network.width.into_iter().map(Width::Numbers));
     if widths.is_empty() {
         widths = project.subnets.iter().flatten().cloned().map(Width::Subnet).collect();
     }
-    let mut targets: Vec<Target> = args.target.into_iter().flat_map(Targets::list).collect();
+    let mut targets: Vec<Target> = words.target.into_iter().flat_map(Targets::list).collect();
     if targets.is_empty() {
         let words: Vec<Targets> =
             project.targets.iter().flatten().map(|word| parsed(word)).collect::<Result<_>>()?;
         targets = words.into_iter().flat_map(Targets::list).collect();
     }
-    let options = CompileOptions {
-        pipeline: pipeline(args.pipeline, &project)?,
+    Ok(CompileOptions {
+        pipeline: pipeline(words.pipeline, &project)?,
         widths,
         targets,
-        parts: args.part,
-        sizes: args.size,
-        one_file: args.one_file,
-        precision: choose(args.precision, &project.precision)?,
-        min_os: choose(args.min_os, &project.min_os)?,
-        device: args.device,
-        bake: bake(args.baking.bake, &project)?,
-        steps: args.baking.steps,
-        guidance: args.baking.guidance,
-        ranges: args.ranges,
-        quantization: args.quantization.options()?,
-        layout: args.layout,
-        max_memory: args.max_memory,
-        output: args.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
-    };
+        parts: words.part,
+        sizes: words.size,
+        one_file: words.one_file,
+        precision: choose(words.precision, &project.precision)?,
+        min_os: choose(words.min_os, &project.min_os)?,
+        device: words.device,
+        bake: bake(words.baking.bake, &project)?,
+        steps: words.baking.steps,
+        guidance: words.baking.guidance,
+        ranges: words.ranges,
+        quantization: words.quantization.options()?,
+        layout: words.layout,
+        provenance: words.provenance,
+        max_memory: words.max_memory,
+        output: words.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
+    })
+}
+
+fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
+    let options = compile_options(args.words)?;
     let mut report = Terminal::new(json);
     let done = compile(&options, &mut report)?;
     report.finish();
@@ -147,6 +159,32 @@ fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
         print(&report::compiled(&done, args.explain));
     }
     Ok(())
+}
+
+fn run_plan(args: PlanArgs, json: bool) -> Result<()> {
+    let plans = plan(&compile_options(args.words)?)?;
+    if json {
+        print_json(&json!({"plans": plans}));
+    } else {
+        print(&report_plan::planned(&plans));
+    }
+    plans.into_iter().find_map(|plan| plan.refused).map_or(Ok(()), Err)
+}
+
+fn run_diff(args: DiffArgs, json: bool) -> Result<()> {
+    let found = diff(&args.a, &args.b)?;
+    if json {
+        print_json(&serde_json::to_value(&found).map_err(Error::bug)?);
+    } else {
+        print(&report_plan::differences(&found));
+    }
+    match found.changes.len() {
+        0 => Ok(()),
+        count => Err(Error::new(
+            Class::Verification,
+            format!("{} and {} differ in {count} fields", args.a.display(), args.b.display()),
+        )),
+    }
 }
 
 fn run_generate(args: RunArgs, json: bool) -> Result<()> {
@@ -227,6 +265,7 @@ fn run_verify(args: VerifyArgs, json: bool) -> Result<()> {
         runtime: args.runtime,
         prompts: args.prompts,
         max_loss: args.max_loss,
+        record: args.record,
     };
     let mut report = Terminal::new(json);
     let done = verify(&options, &mut report)?;

@@ -89,7 +89,8 @@ pub fn fail(error: &Error, json: bool) -> u8 {
     code
 }
 
-fn mega(bytes: u64) -> String {
+/// Bytes in megabytes.
+pub fn mega(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 

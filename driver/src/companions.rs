@@ -26,8 +26,22 @@ pub fn write(
     manifest: &Manifest,
     folder: &Path,
 ) -> Result<()> {
+    let files = files(target, layout, pipeline, manifest)?;
+    files.iter().try_for_each(|(name, object)| write_json(&folder.join(name), object))
+}
+
+/// What a target's folder has beside its artifacts, by name.
+///
+/// # Errors
+/// If a file of the pipeline cannot be read; if the pipeline is none that the layout can say.
+pub fn files(
+    target: Target,
+    layout: Layout,
+    pipeline: &Pipeline,
+    manifest: &Manifest,
+) -> Result<Vec<(String, Object)>> {
     if target != Target::Onnx {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let parts: Vec<Part> = Part::ALL
         .into_iter()
@@ -44,7 +58,7 @@ pub fn write(
             }
         }
     }
-    files.iter().try_for_each(|(name, object)| write_json(&folder.join(name), object))
+    Ok(files)
 }
 
 fn write_json(path: &Path, object: &Object) -> Result<()> {

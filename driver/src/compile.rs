@@ -1,25 +1,31 @@
+mod finish;
 mod one_file;
+mod plan;
 mod quantized;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use snapc_backend::{Backend, Device, Explanation, LegalGraph, legalize_explained};
-use snapc_frontends::{Imported, Part, Pipeline, tokenizer};
+use snapc_backend::{Backend, Device, Explanation, LegalGraph, Legalized, legalize_whole};
+use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Graph, Place, Result};
 use snapc_onnx::Layout;
-use snapc_passes::{PrecisionPass, Standard, run, standard};
+use snapc_passes::{Evaluate, PrecisionPass, Standard, run, standard};
 use snapc_weights::{Limits, Store};
 
 use crate::Report;
 use crate::baking;
-use crate::companions;
-use crate::manifest::{Manifest, OptionsEntry, PartEntry, ScheduleEntry, TokenizerEntry};
+use crate::manifest::{Manifest, PartEntry, ScheduleEntry};
 use crate::options::{Bake, CompileOptions, Width};
 use crate::output::Staging;
 use crate::quantization::{Accuracy, Quantization, Recipe};
 use crate::ranges::{Calibration, PartRanges, precise};
 use crate::targets::Target;
+
+pub use plan::{PartPlan, Passed, Plan, UseEntry, Why, plan};
+
+use finish::{Common, finish};
 
 /// One folder that a compile wrote.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +52,10 @@ struct Job {
     layout: Layout,
     backend: Box<dyn Backend>,
     device: Device,
-    staging: Staging,
+    /// Where its folder will stand.
+    folder: PathBuf,
+    /// The folder under construction; a plan has none.
+    staging: Option<Staging>,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
     calibration: Option<Calibration>,
@@ -69,18 +78,19 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let latent = pipeline.latent_size(options.sizes.first().copied())?;
     let schedule = pipeline.schedule(options.steps, latent)?;
     let mut jobs = jobs(options, &pipeline, &schedule)?;
+    for job in &mut jobs {
+        job.staging = Some(Staging::begin(&job.folder)?);
+    }
     quantized::give_out_bits(&mut jobs, options, &pipeline, latent, report)?;
-    let mut parts = Part::ALL.to_vec();
-    parts.retain(|part| options.parts.is_empty() || options.parts.contains(part));
+    let parts = parts(options);
     for job in jobs.iter_mut().filter(|job| job.precision().computes_half()) {
         let subject = (&job.width, job.bake, job.guidance());
         (job.calibration, job.unmeasured) = Calibration::new(options, &parts, subject, report)?;
     }
     if options.one_file {
         one_file::write(&mut jobs, &parts, options, &pipeline, &schedule, report)?;
-        parts.clear();
     }
-    for part in parts {
+    for &part in parts.iter().filter(|_| !options.one_file) {
         // The one part that a layout changes: optimum's pipelines divide the latent themselves.
         let (theirs, ours): (Vec<_>, Vec<_>) =
             jobs.iter_mut().partition(|job| part == Part::VaeDecoder && job.layout == Layout::Optimum);
@@ -94,7 +104,15 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
         }
     }
     jobs.iter().filter_map(|job| job.unmeasured.as_ref()).for_each(|why| report.warn(why));
-    jobs.into_iter().map(|job| finish(job, options, &pipeline, latent, &schedule, report)).collect()
+    let common = Common { options, pipeline: &pipeline, latent, schedule: &schedule, parts: &parts };
+    let mut inputs = BTreeMap::new();
+    jobs.into_iter().map(|job| finish(job, &common, &mut inputs, report)).collect()
+}
+
+/// The parts that are asked for, in the order in which a prompt passes them.
+fn parts(options: &CompileOptions) -> Vec<Part> {
+    let wanted = |part: &Part| options.parts.is_empty() || options.parts.contains(part);
+    Part::ALL.into_iter().filter(wanted).collect()
 }
 
 /// Guidance needs the velocity of two prompts: a batch.
@@ -106,6 +124,10 @@ impl Job {
     fn precision(&self) -> PrecisionPass {
         let Standard { precision, weights_only, .. } = self.passes;
         PrecisionPass { precision, weights_only }
+    }
+
+    fn staging(&self) -> Result<&Staging> {
+        self.staging.as_ref().ok_or_else(|| Error::bug("a plan writes nothing"))
     }
 
     fn guidance(&self) -> Option<f32> {
@@ -140,7 +162,8 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 layout,
                 device: options.device.unwrap_or(backend.default_device()),
                 backend,
-                staging: Staging::begin(&folder)?,
+                folder,
+                staging: None,
                 parts: Vec::new(),
                 explanations: Vec::new(),
                 calibration: None,
@@ -182,12 +205,22 @@ fn write_jobs(
 /// A graph that can be written, and the store of its weights.
 type Legal = (LegalGraph, Store);
 
-/// A part as one job's target takes it; `name` is what the artifact calls it.
-fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Report) -> Result<Legal> {
+/// What a job's passes and its target make of a part.
+struct Road {
+    /// The part behind the passes that leave numbers as they are.
+    plain: Graph,
+    store: Store,
+    whole: Legalized,
+    /// What is done otherwise than asked for, and why.
+    notes: Vec<Explanation>,
+    ranges: Option<PartRanges>,
+}
+
+/// The road of a part to one job's target, up to its end where limits are passed. `evaluate` is the interpreter.
+fn road(job: &Job, imported: &Imported, evaluate: &Evaluate, report: &mut dyn Report) -> Result<Road> {
     let part = imported.graph.name();
-    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
     let options = Standard { quantize: job.quantization.of(part).cloned(), ..job.passes.clone() };
-    let passes = standard(&options, imported.graph.stage(), &evaluate);
+    let passes = standard(&options, imported.graph.stage(), evaluate);
     let (before, behind) = passes.split_at(quantized::place(&passes));
     let plain = Imported {
         graph: run(&imported.graph, before, None)?,
@@ -195,14 +228,22 @@ fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Re
         ignored: Vec::new(),
     };
     let mut notes = job.quantization.notes(&plain.graph)?;
-    quantized::note_recipe(&mut job.recipe, &job.quantization, &plain.graph)?;
     let precise = precise(&plain, behind, &job.precision(), job.calibration.as_ref(), report)?;
-    let (graph, why) = legalize_explained(&precise.graph, job.backend.as_ref(), job.device)?;
+    let whole = legalize_whole(&precise.graph, job.backend.as_ref(), job.device)?;
     notes.extend(precise.notes);
-    notes.extend(why);
+    notes.extend(whole.explanations.iter().cloned());
+    Ok(Road { plain: plain.graph, store: plain.store, whole, notes, ranges: precise.ranges })
+}
+
+/// A part as one job's target takes it; `name` is what the artifact calls it.
+fn legal_for(job: &mut Job, name: &str, imported: &Imported, report: &mut dyn Report) -> Result<Legal> {
+    let evaluate = |graph: &Graph, times: &[Vec<f32>]| baking::evaluate(&imported.store, graph, times);
+    let Road { plain, store, whole, notes, ranges } = road(job, imported, &evaluate, report)?;
+    let (graph, _) = whole.checked()?;
+    quantized::note_recipe(&mut job.recipe, &job.quantization, &plain)?;
     job.explanations.push((name.to_string(), notes));
-    job.ranges.extend(precise.ranges);
-    Ok((graph, plain.store))
+    job.ranges.extend(ranges);
+    Ok((graph, store))
 }
 
 /// What the process holds beside the weights that are being written: code, graphs, buffers of files.
@@ -237,7 +278,7 @@ fn write_part(
 ) -> Result<()> {
     let facts = facts(job, schedule);
     let part = snapc_backend::Part { limits, ..snapc_backend::Part::new(graph, store, &facts) };
-    let path = job.staging.path().join(job.backend.artifact(graph.name()));
+    let path = job.staging()?.path().join(job.backend.artifact(graph.name()));
     job.backend
         .write(&part, &path, &mut |bytes| report.advance(bytes))
         .at(|| Place::Target(job.target.name().to_string()))
@@ -257,57 +298,4 @@ fn facts(job: &Job, schedule: &Schedule) -> Vec<(String, String)> {
     ];
     facts.extend(job.guidance().map(|guidance| ("guidance", guidance.to_string())));
     facts.into_iter().map(|(key, value)| (format!("snapc.{key}"), value)).collect()
-}
-
-fn finish(
-    job: Job,
-    options: &CompileOptions,
-    pipeline: &Pipeline,
-    latent: [usize; 2],
-    schedule: &Schedule,
-    report: &mut dyn Report,
-) -> Result<Compiled> {
-    let mut files = Vec::new();
-    for path in tokenizer::files(pipeline.folder()) {
-        let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
-        let name = format!("tokenizer/{}", path.file_name().unwrap_or_default().to_string_lossy());
-        job.staging.write(&name, &bytes)?;
-        files.push(name);
-    }
-    let mut manifest = Manifest {
-        schema: 1,
-        snapc: env!("CARGO_PKG_VERSION").to_string(),
-        options: OptionsEntry {
-            target: job.target.name().to_string(),
-            subnet: match &job.width {
-                Width::Subnet(name) => Some(name.clone()),
-                Width::Numbers(_) => None,
-            },
-            width: job.passes.widths.1,
-            size: latent.map(|side| side * pipeline.pixels_per_latent()),
-            latent_size: latent,
-            precision: options.precision.name().to_string(),
-            min_os: (job.target == Target::CoreMl).then(|| options.min_os.name().to_string()),
-            device: job.device.name().to_string(),
-            bake: job.bake.name().to_string(),
-            guidance: job.guidance(),
-            layout: (job.target == Target::Onnx).then(|| job.layout.name().to_string()),
-            latent_divisor: (job.layout == Layout::Optimum).then(|| pipeline.scaling_factor()),
-            quantized: job.recipe.0.keys().map(|part| part.name().to_string()).collect(),
-        },
-        accuracy: None,
-        parts: job.parts.clone(),
-        schedule: schedule.into(),
-        tokenizer: TokenizerEntry { files, tokens: pipeline.text_tokens() },
-    };
-    job.staging.write("manifest.json", manifest.text()?.as_bytes())?;
-    companions::write(job.target, job.layout, pipeline, &manifest, job.staging.path())?;
-    let accuracy = quantized::account(&job, options, &mut manifest, report)?;
-    Ok(Compiled {
-        folder: job.staging.finish()?,
-        manifest,
-        explanations: job.explanations,
-        ranges: job.ranges,
-        accuracy,
-    })
 }

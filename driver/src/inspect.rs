@@ -8,7 +8,7 @@ use snapc_ir::{Error, Graph, Result, Source, Weight, element_count};
 use snapc_passes::{Pass, Slice};
 use snapc_weights::{Region, Store};
 
-use crate::manifest::{PortEntry, ScheduleEntry, ports};
+use crate::manifest::{PortEntry, ScheduleEntry, ops_by_kind, ports};
 use crate::targets::Target;
 
 /// What a path holds.
@@ -142,10 +142,6 @@ fn packaged(graph: &Graph, store: &Store) -> PartSummary {
 }
 
 fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {
-    let mut op_counts = BTreeMap::new();
-    for node in graph.nodes() {
-        *op_counts.entry(node.op.name().to_string()).or_default() += 1;
-    }
     let stored = |weight: &snapc_ir::Weight| match &weight.source {
         snapc_ir::Source::Tensor { dtype, .. } => (weight.ty().count() * dtype.size()) as u64,
         _ => weight.ty().bytes() as u64,
@@ -160,7 +156,7 @@ fn summary(graph: &Graph, subnet: Option<String>) -> PartSummary {
         flops: graph.flops(),
         inputs: ports(graph, graph.inputs()),
         outputs: ports(graph, graph.outputs()),
-        op_counts,
+        op_counts: ops_by_kind(graph),
     }
 }
 

@@ -3,14 +3,18 @@
 mod baking;
 mod companions;
 mod compile;
+mod diff;
 mod examples;
+mod files;
 mod generate;
+mod inputs;
 mod inspect;
 mod manifest;
 mod options;
 mod output;
 mod parts;
 mod project;
+mod provenance;
 mod quantization;
 mod ranges;
 mod runtime;
@@ -19,10 +23,15 @@ mod targets;
 mod verify;
 mod walk;
 
-pub use compile::{Compiled, compile};
+pub use compile::{Compiled, PartPlan, Passed, Plan, UseEntry, Why, compile, plan};
+pub use diff::{Change, Differences, diff};
+pub use files::FileEntry;
 pub use generate::{GenerateOptions, Generated, generate};
+pub use inputs::{InputEntry, LicenceEntry};
 pub use inspect::{Inspection, PartSummary, TensorSummary, inspect};
-pub use manifest::{Manifest, PartEntry, PortEntry};
+pub use manifest::{
+    Manifest, MemoryEntry, OptionsEntry, PartEntry, PortEntry, ScheduleEntry, TokenizerEntry, VerifiedEntry,
+};
 pub use options::{Bake, CompileOptions, Ranges, Width, parse_part, parse_size};
 pub use parts::is_compiled;
 pub use project::Project;

@@ -1,16 +1,29 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use snapc_frontends::Part;
+use snapc_ir::analysis::{Peak, peak};
 use snapc_ir::pipeline::{Schedule, StepRule};
-use snapc_ir::{Error, Graph, Place, Port, Result};
+use snapc_ir::{Code, Error, Graph, Place, Port, Result, Weight};
 use snapc_onnx::Layout;
+use snapc_passes::NAMES;
 
+use crate::files::FileEntry;
+use crate::inputs::{InputEntry, LicenceEntry};
 use crate::options::Bake;
 use crate::quantization::Accuracy;
 use crate::targets::Target;
+use crate::verify::{Row, Thresholds};
 
-/// `manifest.json` beside the artifacts: what they are and how they are used. It holds no time and no path of the machine.
+/// The version of the form that is written and read.
+pub const SCHEMA: u32 = 2;
+
+/// How a seed becomes the noise that a picture starts from.
+const SEED_RULE: &str = "the noise of seed S is torch.randn(latent shape, generator=torch.Generator(\"cpu\").manual_seed(S)) in float32; fresh noise of stochastic steps comes from the same generator, step by step";
+
+/// `manifest.json` beside the artifacts: what they are, what they were made of and how they are used; `docs/manifest.md` has every field.
+/// It holds no time and no path of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of this form.
@@ -19,12 +32,27 @@ pub struct Manifest {
     pub snapc: String,
     /// The options that the artifacts depend on.
     pub options: OptionsEntry,
+    /// The passes, in order.
+    pub passes: Vec<String>,
     /// The parts.
     pub parts: Vec<PartEntry>,
     /// How a picture is sampled.
     pub schedule: ScheduleEntry,
+    /// How a seed becomes noise.
+    pub seed_rule: String,
     /// Files of the tokenizer, beside this one, and the texts' length.
     pub tokenizer: TokenizerEntry,
+    /// The licence of the model, as its folder says it.
+    pub licence: Option<LicenceEntry>,
+    /// For each part whose weights were read the fingerprint of its checkpoint.
+    pub checkpoints: BTreeMap<String, String>,
+    /// The files that the compile read.
+    pub inputs: Vec<InputEntry>,
+    /// The files of this folder, but for this one and the statements about it.
+    pub files: Vec<FileEntry>,
+    /// What `verify --record` found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<VerifiedEntry>,
     /// What quantizing lost, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<Accuracy>,
@@ -40,11 +68,42 @@ impl Manifest {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Error::io("read", &path, &error).help("name a folder that `snapc compile` wrote")
         })?;
-        serde_json::from_str(&text).map_err(|error| {
-            Error::input(format!("this is no manifest of snapc: {error}"))
-                .at(Place::File(path))
+        let wrong = |message: String| {
+            Error::input(message)
+                .at(Place::File(path.clone()))
                 .help("was it written by another version? compile again")
-        })
+        };
+        let damaged = |error: serde_json::Error| wrong(format!("this is no manifest of snapc: {error}"));
+        let Version { schema } = serde_json::from_str(&text).map_err(damaged)?;
+        if schema != SCHEMA {
+            return Err(wrong(format!("the manifest has the schema {schema}, expected {SCHEMA}")));
+        }
+        serde_json::from_str(&text).map_err(damaged)
+    }
+
+    /// A manifest of parts before anything is written: without digests, licence and inputs.
+    pub fn planned(
+        options: OptionsEntry,
+        parts: Vec<PartEntry>,
+        schedule: &Schedule,
+        tokenizer: TokenizerEntry,
+    ) -> Self {
+        Manifest {
+            schema: SCHEMA,
+            snapc: env!("CARGO_PKG_VERSION").to_string(),
+            options,
+            passes: NAMES[1..].iter().map(ToString::to_string).collect(),
+            parts,
+            schedule: schedule.into(),
+            seed_rule: SEED_RULE.to_string(),
+            tokenizer,
+            licence: None,
+            checkpoints: BTreeMap::new(),
+            inputs: Vec::new(),
+            files: Vec::new(),
+            verified: None,
+            accuracy: None,
+        }
     }
 
     /// Its text.
@@ -95,6 +154,12 @@ impl Manifest {
     }
 }
 
+/// What alone is read of a manifest whose form is not known yet.
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
+}
+
 /// The options of a compile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OptionsEntry {
@@ -122,6 +187,24 @@ pub struct OptionsEntry {
     pub layout: Option<String>,
     /// What the latent is divided by before the VAE decoder takes it; none where the decoder does that itself.
     pub latent_divisor: Option<f64>,
+    /// The parts that were asked for; empty means all.
+    pub parts: Vec<String>,
+    /// The number of steps that was asked for.
+    pub steps: Option<usize>,
+    /// Whether all parts and sizes went into one file.
+    pub one_file: bool,
+    /// When ranges were to be measured: `auto`, `on` or `off`.
+    pub ranges: String,
+    /// For each part the encoding that was asked for, as `recipe.toml` writes it: `int4 group 32 gptq`.
+    pub quantize: BTreeMap<String, String>,
+    /// The budget under which bits were given out.
+    pub budget: Option<String>,
+    /// Whether palettes that the target has not were stored as the numbers that they decode to.
+    pub allow_decode: bool,
+    /// When losses were to be measured: `auto`, `on` or `off`.
+    pub accuracy: String,
+    /// Whether a bill of materials and a statement of provenance were written.
+    pub provenance: bool,
     /// The parts that are quantized, as `recipe.toml` says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quantized: Vec<String>,
@@ -148,10 +231,43 @@ pub struct PartEntry {
     pub parameters: u64,
     /// Bytes of the weights as written.
     pub weight_bytes: u64,
+    /// Those bytes by how numbers are stored: `f16`, `f32`, `int4`, `palette6`, ..; scales and tables count with their codes.
+    pub weight_types: BTreeMap<String, u64>,
     /// Ops of the graph that was written.
     pub ops: usize,
+    /// The ops by kind.
+    pub ops_by_kind: BTreeMap<String, usize>,
+    /// The ops by the type of their (first) result.
+    pub ops_by_type: BTreeMap<String, usize>,
     /// Floating-point operations of one run; a multiply-add is two.
     pub flops: u64,
+    /// What a run is predicted to hold at once.
+    pub memory: MemoryEntry,
+    /// Whether values were scaled or kept in f32 by ranges that were measured.
+    pub ranges_measured: bool,
+}
+
+/// The most that one run of a part holds: weights as they are stored, and the values that are alive at once in the order of the ops, each
+/// in its own type. A runtime that decodes weights, or whose kernels need room of their own, takes more; one that computes in place, less.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEntry {
+    /// Bytes of weights and values together.
+    pub peak_bytes: u64,
+    /// Bytes of the values at the peak.
+    pub value_bytes: u64,
+    /// The path of the op that runs then; empty for what stands between modules.
+    pub at: String,
+}
+
+/// What `verify --record` found: all of it kept to the thresholds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifiedEntry {
+    /// How many of the pipeline's prompts were drawn.
+    pub prompts: usize,
+    /// What was to be kept to.
+    pub thresholds: Thresholds,
+    /// The table.
+    pub rows: Vec<Row>,
 }
 
 /// An input or output.
@@ -221,6 +337,17 @@ impl From<&Schedule> for ScheduleEntry {
 impl PartEntry {
     /// What a graph's artifact is.
     pub fn new(graph: &Graph, artifact: String) -> Self {
+        let mut weight_types = BTreeMap::new();
+        for weight in graph.weights() {
+            *weight_types.entry(stored_as(weight)).or_default() += weight.stored_bytes();
+        }
+        let mut ops_by_type = BTreeMap::new();
+        for node in graph.nodes() {
+            let dtype = node.results.first().map(|&id| graph.ty(id).dtype.to_string());
+            *ops_by_type.entry(dtype.unwrap_or_default()).or_default() += 1;
+        }
+        let Peak { bytes: value_bytes, scope: at } = peak(graph);
+        let peak_bytes = value_bytes.saturating_add(graph.weight_bytes());
         PartEntry {
             part: graph.name().to_string(),
             artifact,
@@ -230,9 +357,32 @@ impl PartEntry {
             outputs: ports(graph, graph.outputs()),
             parameters: graph.parameters(),
             weight_bytes: graph.weight_bytes(),
+            weight_types,
             ops: graph.nodes().len(),
+            ops_by_kind: ops_by_kind(graph),
+            ops_by_type,
             flops: graph.flops(),
+            memory: MemoryEntry { peak_bytes, value_bytes, at },
+            ranges_measured: false,
         }
+    }
+}
+
+/// How many ops a graph has of each kind.
+pub fn ops_by_kind(graph: &Graph) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for node in graph.nodes() {
+        *counts.entry(node.op.name().to_string()).or_default() += 1;
+    }
+    counts
+}
+
+/// How a weight's numbers are stored.
+fn stored_as(weight: &Weight) -> String {
+    match weight.coded().map(|coded| coded.code) {
+        Some(Code::Int { bits }) => format!("int{bits}"),
+        Some(Code::Palette { bits }) => format!("palette{bits}"),
+        None => weight.dtype.to_string(),
     }
 }
 

@@ -150,6 +150,8 @@ pub struct CompileOptions {
     pub layout: Layout,
     /// Bytes that the process may hold while it writes weights; none means that a few weights at once may be as large as they are.
     pub max_memory: Option<u64>,
+    /// Whether every input has its digest in the manifest, and a bill of materials and a statement of provenance are written.
+    pub provenance: bool,
     /// The output folder: `<output>/<target>/<subnet>/`.
     pub output: PathBuf,
 }
@@ -174,6 +176,7 @@ impl CompileOptions {
             quantization: QuantizeOptions::default(),
             layout: Layout::default(),
             max_memory: None,
+            provenance: false,
             output,
         }
     }

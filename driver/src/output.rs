@@ -76,7 +76,10 @@ impl Staging {
 }
 
 /// A folder is replaced whole, so it must be one that snapc wrote, or empty.
-fn refuse_strangers(place: &Path) -> Result<()> {
+///
+/// # Errors
+/// If it is neither.
+pub fn refuse_strangers(place: &Path) -> Result<()> {
     if !place.exists() || place.join("manifest.json").is_file() {
         return Ok(());
     }

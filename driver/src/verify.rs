@@ -2,21 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use snapc_frontends::Part;
 use snapc_ir::{Error, Place, Result};
 use snapc_weights::Tensor;
 
 use crate::Report;
 use crate::examples::{Example, borrowed, draw, prompts};
-use crate::manifest::{Manifest, sized};
+use crate::files::{self, MANIFEST, PROVENANCE};
+use crate::manifest::{Manifest, VerifiedEntry, sized};
+use crate::output::write_file;
 use crate::parts::{Network, Parts, read_artifact};
+use crate::provenance;
 use crate::quantization::accuracy::{measure, psnr};
 use crate::quantization::{Accuracy, MaxLoss};
 use crate::runtime;
 
 /// What an artifact must keep to: each part its relative error, the picture its PSNR.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Thresholds {
     /// Largest relative error (2-norm) of a part's output.
     pub relative: f64,
@@ -69,10 +72,12 @@ pub struct VerifyOptions {
     pub prompts: usize,
     /// Bounds of what is lost, beside the thresholds.
     pub max_loss: Vec<MaxLoss>,
+    /// Whether the table of a folder that passes is written into its manifest.
+    pub record: bool,
 }
 
 /// One line of the table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The part, or `picture` for prompt to picture; with the size where there are several.
     pub part: String,
@@ -153,12 +158,13 @@ impl Worst {
     }
 }
 
-/// Holds every folder that `compile` wrote at or below `dist` against the pipeline.
+/// Holds every folder that `compile` wrote at or below `dist` against its manifest, file by file, then against the pipeline.
 ///
 /// # Errors
-/// If a folder, the pipeline or a runtime is missing or damaged. A difference past a threshold is no error here: it is in the table.
+/// If a file is not what its manifest says; if a folder, the pipeline or a runtime is missing or damaged. A difference past a threshold is no error here: it is in the table.
 pub fn verify(options: &VerifyOptions, report: &mut dyn Report) -> Result<Vec<Verified>> {
     let folders = compiled_folders(&options.dist)?;
+    files::check(&folders)?;
     report.begin("verify", folders.len() as u64);
     let mut all = Vec::new();
     for folder in folders {
@@ -212,8 +218,22 @@ fn verify_folder(folder: &Path, options: &VerifyOptions, report: &mut dyn Report
     if let Some(accuracy) = &accuracy {
         accuracy.check(&options.max_loss).map_err(|error| error.at(Place::File(folder.to_path_buf())))?;
     }
+    if options.record && passed {
+        record(
+            folder,
+            &manifest,
+            VerifiedEntry { prompts: options.prompts, thresholds, rows: rows.clone() },
+        )?;
+    }
     let precision = manifest.options.precision;
     Ok(Verified { folder: folder.to_path_buf(), precision, thresholds, rows, accuracy, passed })
+}
+
+/// Writes what was found into the manifest, and the manifest's new digest into a statement about it.
+fn record(folder: &Path, manifest: &Manifest, found: VerifiedEntry) -> Result<()> {
+    let manifest = Manifest { verified: Some(found), ..manifest.clone() };
+    write_file(&folder.join(MANIFEST), manifest.text()?.as_bytes())?;
+    if folder.join(PROVENANCE).is_file() { provenance::write(folder, &manifest) } else { Ok(()) }
 }
 
 /// The table of the parts for pictures of one size.

@@ -3,6 +3,8 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
+use crate::kernels::{blocks, vectorised};
+
 /// A row-major matrix inside a slice: `rows x cols`, rows `stride` apart.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
@@ -65,6 +67,39 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32,
     pieces_of(out, a, b, alpha, pieces.min(rows * cols * a.ncols() / FEW));
 }
 
+/// Partial sums of a dot product that run beside each other.
+const LANES: usize = 16;
+
+/// `out = a * b^T` of few rows: `a` is rows of `inner` numbers, `b` has one for each column of `out`. Each number is a dot product that is added
+/// up in one order on every CPU, with no fused step: what depends on the time alone, which becomes part of artifacts, is made of these.
+pub fn dots(out: &mut [f32], a: &[f32], b: &[f32], inner: usize) {
+    /// Columns of a piece of work.
+    const COLS: usize = 64;
+    let cols = b.len() / inner.max(1);
+    for (out, row) in out.chunks_exact_mut(cols.max(1)).zip(a.chunks_exact(inner.max(1))) {
+        blocks(out, COLS, |number, block| {
+            let rows = b[number * COLS * inner..].chunks_exact(inner);
+            vectorised(
+                #[inline(always)]
+                || block.iter_mut().zip(rows).for_each(|(out, other)| *out = dot(row, other)),
+            );
+        });
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
 /// Halves the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
 fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, pieces: usize) {
     if pieces <= 1 {
@@ -118,6 +153,24 @@ mod tests {
                     (f64::from(*found) - expected).abs() < 1e-6 * (depth as f64).max(10.0),
                     "{found} {expected}"
                 );
+            }
+        }
+    }
+
+    /// The order of the sums, in plain words, bit for bit.
+    #[test]
+    fn dots_are_added_up_in_one_order() {
+        for (rows, depth, cols) in [(1, 1, 1), (2, 15, 3), (1, 16, 65), (2, 700, 129)] {
+            let (a, b) = (numbers(rows * depth, 1), numbers(cols * depth, 2));
+            let mut out = vec![0.0; rows * cols];
+            dots(&mut out, &a, &b, depth);
+            for (at, found) in out.iter().enumerate() {
+                let (a, b) = (&a[at / cols * depth..][..depth], &b[at % cols * depth..][..depth]);
+                let whole = depth / 16 * 16;
+                let lane = |lane: usize| (lane..whole).step_by(16).fold(0.0f32, |sum, k| sum + a[k] * b[k]);
+                let lanes = (0..16).map(lane).fold(0.0f32, |sum, x| sum + x);
+                let rest = (whole..depth).fold(0.0f32, |sum, k| sum + a[k] * b[k]);
+                assert_eq!(found.to_bits(), (lanes + rest).to_bits(), "{rows} {depth} {cols} {at}");
             }
         }
     }

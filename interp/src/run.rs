@@ -1,12 +1,12 @@
 use std::sync::OnceLock;
 
+use snapc_ir::analysis::finished;
 use snapc_ir::ops::Op;
 use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, Weight, WeightId};
 use snapc_weights::{Store, Tensor};
 
-use crate::gemm::{Matrix, product};
 use crate::kernels::add_row;
-use crate::ops::{Call, execute, outside};
+use crate::ops::{Call, columns, execute, outside};
 use crate::pool::Pool;
 use crate::value::Value;
 
@@ -32,19 +32,7 @@ impl<'a> Interpreter<'a> {
     /// An interpreter of `graph` with the weights of `store`.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Self {
         let weights = graph.weights().iter().map(|_| OnceLock::new()).collect();
-        let mut last_use = vec![None; graph.values().len()];
-        for (index, node) in graph.nodes().iter().enumerate() {
-            node.operands
-                .iter()
-                .chain(&node.results)
-                .for_each(|id| last_use[id.index()] = Some((index, *id)));
-        }
-        graph.outputs().iter().for_each(|port| last_use[port.value.index()] = None);
-        let mut finished = vec![Vec::new(); graph.nodes().len()];
-        for (node, id) in last_use.into_iter().flatten() {
-            finished[node].push(id);
-        }
-        Interpreter { graph, store, weights, keeps: true, finished }
+        Interpreter { graph, store, weights, keeps: true, finished: finished(graph) }
     }
 
     /// An interpreter that keeps no weight, and holds of the large ones only the rows that it works with: for a graph that is run once
@@ -161,10 +149,8 @@ impl<'a> Interpreter<'a> {
         let mut first = 0;
         for piece in weight.row_pieces(ROWS) {
             let of_piece = self.store.read(&piece)?;
-            let count = of_piece.ty.shape[0];
-            let matrix = Matrix::new(of_piece.values(), count, inner).t();
-            product(&mut results[first..], out, Matrix::new(x.values(), rows, inner), matrix, 1.0, true);
-            first += count;
+            columns(&mut results[first..], out, x.values(), of_piece.values(), inner);
+            first += of_piece.ty.shape[0];
         }
         Ok(results)
     }

@@ -1,6 +1,7 @@
-//! A graph as a petgraph, for questions: what depends on what, where to cut, a picture of it.
+//! Questions to a graph: what depends on what, where to cut, a picture of it (as a petgraph); what a run holds at once.
 
 mod cut;
+mod liveness;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,6 +13,7 @@ use petgraph::visit::Dfs;
 use crate::graph::{Def, Graph, NodeId};
 
 pub use cut::{Cut, Prices};
+pub use liveness::{Peak, finished, peak};
 
 /// What a vertex of the view stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

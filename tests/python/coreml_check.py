@@ -281,6 +281,16 @@ def load_program(spec, weights):
     return program
 
 
+def open_package(package):
+    """Opens a package as an app's tools do. coremltools writes the manifest of what it opens anew: it gets one of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        stand_in = os.path.join(folder, os.path.basename(os.path.normpath(package)))
+        os.mkdir(stand_in)
+        shutil.copy(os.path.join(package, "Manifest.json"), stand_in)
+        os.symlink(os.path.abspath(os.path.join(package, "Data")), os.path.join(stand_in, "Data"))
+        ct.models.MLModel(stand_in, skip_model_load=True)
+
+
 def check(package):
     """Checks a package; its program and what is said of it."""
     model, weights = check_manifest(package)
@@ -297,7 +307,7 @@ def check(package):
     check_program(spec, blobs)
     program = load_program(spec, weights)
     try:
-        ct.models.MLModel(package, skip_model_load=True)
+        open_package(package)
     except Exception as error:
         raise Fault(f"coremltools cannot open it: {error}") from error
     counts = {}

@@ -99,6 +99,11 @@ pub fn self_test(target: Target, files: &[PathBuf]) {
     call(command.arg(script(target)).arg("--self-test").args(files), target.name());
 }
 
+/// Checks that files are bills of materials of CycloneDX 1.6, by its schema.
+pub fn check_sboms(files: &[PathBuf]) {
+    call(Command::new(python()).arg(root().join("python/sbom_check.py")).args(files), "CycloneDX");
+}
+
 /// What ONNX Runtime makes of a folder: how many nodes of each kind.
 pub fn fused(folder: &Path) -> BTreeMap<String, u64> {
     let line = call(

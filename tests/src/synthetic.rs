@@ -28,6 +28,12 @@ pub fn mini(folder: &Path) {
     write(&folder.join("transformer/diffusion_pytorch_model.safetensors"), &transformer(&config));
 }
 
+/// The paper's pipeline, its weights zeros that take no disk.
+pub fn paper(folder: &Path) {
+    let paper = xtask::model::CONFIGS.into_iter().find(|config| config.name == "paper").unwrap();
+    xtask::supernet(&paper, &fixture("shapes"), folder, true).unwrap();
+}
+
 type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// The tensors of a transformer whose key-value convolutions have a group a head.

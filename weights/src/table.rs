@@ -1,14 +1,14 @@
 use snapc_ir::ops::MASKED;
 use snapc_ir::{Grid, Pairs, Table};
 
-/// The numbers of a computed table; in f64, rounded once.
+/// The numbers of a computed table; in f64, rounded once. The functions are not the system's, whose last bits differ from system to system.
 pub fn table_values(table: &Table) -> Vec<f32> {
     match *table {
         Table::RotaryCos { head_dim, theta, grid, pairs } => {
-            rotary(head_dim, theta, grid, pairs, |angle, _| angle.cos())
+            rotary(head_dim, theta, grid, pairs, |angle, _| libm::cos(angle))
         }
         Table::RotarySin { head_dim, theta, grid, pairs } => {
-            let turned = |angle: f64, first| if first { -angle.sin() } else { angle.sin() };
+            let turned = |angle: f64, first| if first { -libm::sin(angle) } else { libm::sin(angle) };
             rotary(head_dim, theta, grid, pairs, turned)
         }
         Table::CausalMask { queries, keys, repeat } => (0..queries * repeat)
@@ -18,7 +18,7 @@ pub fn table_values(table: &Table) -> Vec<f32> {
             .flat_map(|chunk| std::iter::repeat_n(if ones >> chunk & 1 == 1 { 1.0 } else { 0.0 }, size))
             .collect(),
         Table::TimestepFrequencies { dim } => {
-            (0..dim / 2).map(|i| 10000f64.powf(-2.0 * i as f64 / dim as f64) as f32).collect()
+            (0..dim / 2).map(|i| libm::pow(10000.0, -2.0 * i as f64 / dim as f64) as f32).collect()
         }
     }
 }
@@ -29,7 +29,7 @@ fn rotary(head_dim: usize, theta: f32, grid: Grid, pairs: Pairs, of: impl Fn(f64
     let numbers: Vec<(usize, f64, bool)> = (0..head_dim)
         .map(|number| {
             let (axis, pair, first) = pairs.of(number, head_dim);
-            (axis, f64::from(theta).powf(-2.0 * pair as f64 / (head_dim / 2) as f64), first)
+            (axis, libm::pow(f64::from(theta), -2.0 * pair as f64 / (head_dim / 2) as f64), first)
         })
         .collect();
     for position in grid.positions() {

@@ -2,85 +2,80 @@
 
 use std::collections::BTreeSet;
 
-use snapc_ir::{Context, DType, Def, Error, Graph, Place, Result, TensorType, Value, shape_text};
+use snapc_backend::limits::{
+    COREML_AXES, COREML_LENGTH, COREML_VALUE, COREML_WEIGHTS, Limit, Use, place, uses, values_past,
+};
+use snapc_ir::{Context, DType, Def, Error, Graph, Place, TensorType, shape_text};
 
 use crate::MinOs;
 use crate::blob::Layout;
 use crate::encode;
-use crate::legal::MOST_AXES;
 use crate::names::is_identifier;
 
-/// The longest weight file that the Neural Engine takes (apple/coremltools issue 2593).
-const MOST_WEIGHT_BYTES: u64 = 1 << 31;
+/// The limits on values.
+const ON_VALUES: [Limit; 3] = [COREML_AXES, COREML_LENGTH, COREML_VALUE];
 
-/// Checks names, axes and the size of the weight file.
-///
-/// # Errors
-/// The first limit that is passed, with what it is about.
-pub fn check(graph: &Graph, min_os: MinOs) -> Result<()> {
-    check_ports(graph)?;
+/// What passes a limit of names, types, sizes or the weight file, with what it is about.
+pub fn check(graph: &Graph, min_os: MinOs) -> Vec<Error> {
+    let mut passed = check_ports(graph);
     for weight in graph.weights() {
         if let Some(coded) = weight.coded() {
-            encode::form(&coded, min_os).at(|| Place::Tensor(weight.name.clone()))?;
+            passed.extend(encode::form(&coded, min_os).at(|| Place::Tensor(weight.name.clone())).err());
         }
     }
+    passed.extend(values_past(graph, &ON_VALUES));
     for value in graph.values() {
-        check_value(graph, value)?;
+        let is_weight = matches!(value.def, Def::Weight(_));
+        passed.extend(check_type(&value.ty, is_weight).map(|error| error.at(place(graph, value.def))));
     }
-    let bytes = Layout::new(graph, min_os)?.bytes();
-    if bytes > MOST_WEIGHT_BYTES {
-        return Err(Error::limit(format!(
-            "the weights of {} take {bytes} bytes, a Core ML weight file at most {MOST_WEIGHT_BYTES}",
-            graph.name()
-        ))
-        .help("write it in f16, quantize it, or take a smaller subnet"));
+    match weight_file(graph, min_os) {
+        Ok(bytes) => {
+            passed.extend(COREML_WEIGHTS.passed(|| format!("the weight file of {}", graph.name()), bytes))
+        }
+        // A weight without a form is in the list.
+        Err(error) => passed.extend(passed.is_empty().then_some(error)),
     }
-    Ok(())
+    passed
+}
+
+/// How much of the limits a graph has.
+pub fn measure(graph: &Graph, min_os: MinOs) -> Vec<Use> {
+    let mut all = uses(graph, &ON_VALUES);
+    all.extend(weight_file(graph, min_os).ok().map(|found| Use { limit: COREML_WEIGHTS, found }));
+    all
+}
+
+fn weight_file(graph: &Graph, min_os: MinOs) -> snapc_ir::Result<u64> {
+    Layout::new(graph, min_os).map(|layout| layout.bytes())
 }
 
 /// Inputs and outputs keep their names, and a program has one name for one thing.
-fn check_ports(graph: &Graph) -> Result<()> {
+fn check_ports(graph: &Graph) -> Vec<Error> {
+    let mut passed = Vec::new();
     let mut seen = BTreeSet::new();
     for port in graph.inputs().iter().chain(graph.outputs()) {
         if !is_identifier(&port.name) {
-            return Err(Error::limit(format!("`{}` cannot be the name of an input or output in Core ML", port.name))
+            passed.push(Error::limit(format!("`{}` cannot be the name of an input or output in Core ML", port.name))
                 .help("rename it: a letter, then letters, digits and _; and no word of MIL such as `state` or `bool`"));
         }
         if !seen.insert(port.name.as_str()) {
-            return Err(Error::limit(format!("an input and an output are both named {}", port.name))
-                .help("rename one of them: Core ML has one name for one thing"));
+            passed.push(
+                Error::limit(format!("an input and an output are both named {}", port.name))
+                    .help("rename one of them: Core ML has one name for one thing"),
+            );
         }
     }
-    Ok(())
+    passed
 }
 
-fn check_value(graph: &Graph, value: &Value) -> Result<()> {
-    let place = |error: Error| match value.def {
-        Def::Input(number) => error.at(Place::Tensor(graph.inputs()[number].name.clone())),
-        Def::Weight(id) => error.at(Place::Tensor(graph.weight(id).name.clone())),
-        Def::Result(id, _) => error.at(Place::Node(graph.node(id).scope.clone())),
-    };
-    let is_weight = matches!(value.def, Def::Weight(_));
-    check_type(&value.ty, is_weight).map_err(place)
-}
-
-fn check_type(ty: &TensorType, is_weight: bool) -> Result<()> {
-    let refuse = |what: String, help: &str| Err(Error::limit(what).help(help));
-    let shape = shape_text(&ty.shape);
-    if ty.rank() > MOST_AXES {
-        return refuse(
-            format!("{shape} has {} axes, Core ML takes at most {MOST_AXES}", ty.rank()),
-            "another target may take it: see the table of targets in the README",
-        );
-    }
+fn check_type(ty: &TensorType, is_weight: bool) -> Option<Error> {
+    let refuse = |what: String, help: &str| Some(Error::limit(what).help(help));
     if ty.rank() == 0 && !is_weight {
         return refuse("Core ML has no inputs and results without axes".to_string(), "give it the shape [1]");
     }
-    if ty.shape.iter().any(|&size| size == 0 || i32::try_from(size).is_err()) {
-        return refuse(
-            format!("{shape} has an axis that is empty or past 2147483647"),
-            "compile for another image size",
-        );
+    if ty.shape.contains(&0) {
+        let shape = shape_text(&ty.shape);
+        return refuse(format!("{shape} has an axis that is empty"), "compile for another image size");
     }
     if ty.dtype == DType::BF16 || (ty.dtype == DType::I32 && is_weight) {
         return refuse(
@@ -88,5 +83,5 @@ fn check_type(ty: &TensorType, is_weight: bool) -> Result<()> {
             "weights are f32 or f16: see the table of targets in the README",
         );
     }
-    Ok(())
+    None
 }

@@ -2,11 +2,9 @@
 
 use half::f16;
 use snapc_backend::Native;
+use snapc_backend::limits::NEURAL_ENGINE_LENGTH;
 use snapc_ir::ops::{Conv2d, Gelu, GeluForm, LayerNorm, Layout, Linear, Op, ReduceMean, RmsNorm};
 use snapc_ir::{Builder, DType, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
-
-/// The most axes that any value may have (coremltools, `mil/program.py`).
-pub const MOST_AXES: usize = 5;
 
 /// The most axes that x of MIL's `linear` may have.
 const MOST_AXES_OF_LINEAR: usize = 3;
@@ -64,9 +62,6 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
     }
 }
 
-/// The longest axis that the Neural Engine takes (apple/coremltools issue 1003).
-const LONGEST_AXIS: usize = 16384;
-
 /// What keeps a node off the Neural Engine; the GPU or the CPU runs it then.
 pub fn left_out(graph: &Graph, node: &Node) -> Vec<&'static str> {
     let mut reasons = Vec::new();
@@ -77,7 +72,7 @@ pub fn left_out(graph: &Graph, node: &Node) -> Vec<&'static str> {
     if node.results.iter().map(of).any(|ty| ty.dtype == DType::F32) && !matches!(node.op, Op::Cast(_)) {
         reasons.push("the Neural Engine computes in f16 alone: f32 leaves it");
     }
-    if node.results.iter().map(of).any(|ty| ty.shape.iter().any(|&size| size > LONGEST_AXIS)) {
+    if node.results.iter().map(of).any(|ty| NEURAL_ENGINE_LENGTH.unit.of(ty) > NEURAL_ENGINE_LENGTH.most) {
         reasons.push("the Neural Engine takes no axis longer than 16384");
     }
     reasons

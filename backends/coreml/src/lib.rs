@@ -19,9 +19,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use snapc_backend::limits::Use;
 use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 /// The oldest system that a package runs on: it fixes the specification version and the set of ops.
@@ -111,8 +112,12 @@ impl Backend for CoreMl {
         legal::left_out(graph, node)
     }
 
-    fn check(&self, graph: &Graph) -> Result<()> {
+    fn check(&self, graph: &Graph) -> Vec<Error> {
         check::check(graph, self.min_os)
+    }
+
+    fn uses(&self, graph: &Graph) -> Vec<Use> {
+        check::measure(graph, self.min_os)
     }
 
     /// `text_encoder` becomes `TextEncoder.mlpackage`.

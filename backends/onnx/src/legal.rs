@@ -1,12 +1,12 @@
 //! What ONNX (opset 21) has, and this target's own rules. "ORT" is ONNX Runtime.
 
 use snapc_backend::Native;
+use snapc_backend::limits::{Limit, ONNX_MODEL, ONNX_NUMBERS, ONNX_WEIGHTS, Use, place, uses, values_past};
 use snapc_ir::ops::{
     self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm, Rsqrt,
 };
 use snapc_ir::{
-    Builder, Context, DType, Def, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight,
-    shape_text,
+    Builder, Context, DType, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight, shape_text,
 };
 
 use crate::contract::Layout;
@@ -14,10 +14,10 @@ use crate::encode;
 use crate::layout::{Placement, inline_bytes};
 
 /// A protobuf message cannot be longer.
-pub const LONGEST_MESSAGE: u64 = i32::MAX as u64;
+pub const LONGEST_MESSAGE: u64 = ONNX_MODEL.most;
 
-/// The most numbers that a value may have, so that counting them and their bytes never overflows.
-pub const MOST_NUMBERS: usize = 1 << 40;
+/// The most numbers that a value may have.
+pub const MOST_NUMBERS: usize = ONNX_NUMBERS.most as usize;
 
 /// Whether opset 21 has this op, alone or as a few nodes that ORT fuses into one.
 pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
@@ -199,58 +199,55 @@ fn filled(b: &mut Builder, name: &str, value: f32, like: &TensorType, size: usiz
     b.cast_weight(weight, like.dtype)
 }
 
-/// Checks a graph against the format's limits. External data has none of its own: offsets are 64-bit.
-pub fn check(graph: &Graph, layout: Layout) -> Result<()> {
+/// The limits on values.
+const ON_VALUES: [Limit; 1] = [ONNX_NUMBERS];
+
+/// What in a graph passes a limit of the format.
+pub fn check(graph: &Graph, layout: Layout) -> Vec<Error> {
+    let mut passed = Vec::new();
     let name = |own| layout.by_own(graph.name(), own).map_or(own, |port| port.name);
     for port in graph.outputs() {
         if graph.inputs().iter().any(|input| name(&input.name) == name(&port.name)) {
-            return Err(Error::limit(format!("an input and an output are both named {}", name(&port.name)))
-                .help("in ONNX each name stands for one value: rename one of them"));
+            let what = format!("an input and an output are both named {}", name(&port.name));
+            let help = "in ONNX each name stands for one value: rename one of them";
+            passed.push(Error::limit(what).help(help));
         }
     }
+    passed.extend(values_past(graph, &ON_VALUES));
     for value in graph.values() {
-        check_type(&value.ty).map_err(|error| error.at(place(graph, value.def)))?;
+        passed.extend(check_type(&value.ty).map(|error| error.at(place(graph, value.def))));
     }
     for weight in graph.weights() {
         if let Some(coded) = weight.coded() {
-            encode::form(&coded).at(|| Place::Tensor(weight.name.clone()))?;
+            passed.extend(encode::form(&coded).at(|| Place::Tensor(weight.name.clone())).err());
         }
     }
-    let bytes = inline_bytes(graph);
-    if bytes > LONGEST_MESSAGE {
-        return Err(too_long(bytes));
-    }
-    let bytes = Placement::new(graph).bytes();
-    if i64::try_from(bytes).is_err() {
-        return Err(Error::limit(format!("the weights have {bytes} bytes; offsets end at 2^63")));
-    }
-    Ok(())
+    passed.extend(too_long(graph, inline_bytes(graph)));
+    let data = || format!("the weight file of {}", graph.name());
+    passed.extend(ONNX_WEIGHTS.passed(data, Placement::new(graph).bytes()));
+    passed
+}
+
+/// How much of the limits a graph has.
+pub fn measure(graph: &Graph) -> Vec<Use> {
+    let mut all = uses(graph, &ON_VALUES);
+    all.push(Use { limit: ONNX_MODEL, found: inline_bytes(graph) });
+    all.push(Use { limit: ONNX_WEIGHTS, found: Placement::new(graph).bytes() });
+    all
 }
 
 /// The error of a model file that no reader would take.
-pub fn too_long(bytes: u64) -> Error {
-    Error::limit(format!("model.onnx would have {bytes} bytes; protobuf's limit is 2 GiB"))
-        .help("the graph has too many nodes or small weights: compile a smaller one")
+pub fn too_long(graph: &Graph, bytes: u64) -> Option<Error> {
+    ONNX_MODEL.passed(|| format!("model.onnx of {}", graph.name()), bytes)
 }
 
-fn check_type(ty: &TensorType) -> Result<()> {
+fn check_type(ty: &TensorType) -> Option<Error> {
     if ty.dtype == DType::BF16 {
-        return Err(Error::bug("a value of type bf16"));
+        return Some(Error::bug("a value of type bf16"));
     }
     // A 0 in the shape of a Reshape would stand for "as before".
-    if ty.shape.contains(&0) {
-        return Err(Error::limit(format!("a value is empty: {}", shape_text(&ty.shape))));
-    }
-    if ty.count() > MOST_NUMBERS {
-        return Err(Error::limit(format!("a value of sizes {} is too large", shape_text(&ty.shape))));
-    }
-    Ok(())
-}
-
-fn place(graph: &Graph, def: Def) -> Place {
-    match def {
-        Def::Input(number) => Place::Node(graph.inputs()[number].name.clone()),
-        Def::Weight(id) => Place::Tensor(graph.weight(id).name.clone()),
-        Def::Result(id, _) => Place::Node(graph.node(id).scope.clone()),
-    }
+    let empty = || {
+        Error::limit(format!("a value is empty: {}", shape_text(&ty.shape))).help("compile for a larger size")
+    };
+    ty.shape.contains(&0).then(empty)
 }

@@ -14,13 +14,13 @@ mod schema;
 use std::path::Path;
 
 use prost::Message;
+use snapc_backend::limits::Use;
 use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 use crate::layout::Placement;
-use crate::legal::LONGEST_MESSAGE;
 
 pub use crate::contract::Layout;
 
@@ -66,8 +66,12 @@ impl Backend for Onnx {
         }
     }
 
-    fn check(&self, graph: &Graph) -> Result<()> {
+    fn check(&self, graph: &Graph) -> Vec<Error> {
         legal::check(graph, self.layout)
+    }
+
+    fn uses(&self, graph: &Graph) -> Vec<Use> {
+        legal::measure(graph)
     }
 
     fn artifact(&self, part: &str) -> String {
@@ -78,8 +82,8 @@ impl Backend for Onnx {
         let placement = Placement::new(part.graph);
         let model = emit::model(part, &placement, self.layout)?;
         let length = model.encoded_len() as u64;
-        if length > LONGEST_MESSAGE {
-            return Err(legal::too_long(length));
+        if let Some(error) = legal::too_long(part.graph, length) {
+            return Err(error);
         }
         std::fs::create_dir(path).map_err(|error| Error::io("create", path, &error))?;
         let file = path.join(MODEL_FILE);

@@ -128,5 +128,5 @@ fn limits_name_their_place() {
     ",
     );
     let error = legalize(&empty.graph, &Onnx::default()).unwrap_err().to_string();
-    assert!(error.contains("empty") && error.contains("at x"), "{error}");
+    assert!(error.contains("empty") && error.contains("tensor x"), "{error}");
 }

@@ -54,6 +54,38 @@ pub fn legalize_explained(
     backend: &dyn Backend,
     device: Device,
 ) -> Result<(LegalGraph, Vec<Explanation>)> {
+    legalize_whole(graph, backend, device)?.checked()
+}
+
+/// A graph of only what its target has, whether or not it keeps to the target's limits.
+#[derive(Clone, Debug)]
+pub struct Legalized {
+    /// The graph, to be looked at: only [`Legalized::checked`] gives one that can be written.
+    pub graph: Graph,
+    /// Which ops were expanded, which of the legal ones a delegate leaves out, and why.
+    pub explanations: Vec<Explanation>,
+    /// Every limit that is passed.
+    pub passed: Vec<Error>,
+}
+
+impl Legalized {
+    /// What can be written.
+    ///
+    /// # Errors
+    /// The first limit that is passed.
+    pub fn checked(self) -> Result<(LegalGraph, Vec<Explanation>)> {
+        match self.passed.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok((LegalGraph(self.graph), self.explanations)),
+        }
+    }
+}
+
+/// As [`legalize_explained`], up to the end where limits are passed.
+///
+/// # Errors
+/// A node that the target cannot take.
+pub fn legalize_whole(graph: &Graph, backend: &dyn Backend, device: Device) -> Result<Legalized> {
     let mut explanations: Vec<Explanation> = Vec::new();
     let stage = Stage::Legal(backend.name().to_string());
     let target = || Place::Target(backend.name().to_string());
@@ -76,14 +108,14 @@ pub fn legalize_explained(
         })
         .map_err(|error| error.at(target()))?;
         if !changed {
-            let legal = tidy(&current)?;
-            backend.check(&legal).at(target)?;
-            for node in legal.nodes() {
-                for reason in backend.left_out(&legal, node) {
+            let graph = tidy(&current)?;
+            let passed = backend.check(&graph).into_iter().map(|error| error.at(target())).collect();
+            for node in graph.nodes() {
+                for reason in backend.left_out(&graph, node) {
                     note(&mut explanations, node.op.name(), &node.scope, reason);
                 }
             }
-            return Ok((LegalGraph(legal), explanations));
+            return Ok(Legalized { graph, explanations, passed });
         }
     }
     Err(Error::bug("legalizing does not come to an end").at(target()))

@@ -1,6 +1,7 @@
 //! What all backends share: the [`Backend`] trait, [`legalize`] and [`LegalGraph`].
 
 mod legalize;
+pub mod limits;
 mod lower;
 mod names;
 mod tidy;
@@ -8,10 +9,10 @@ mod tidy;
 use std::path::Path;
 
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::{Limits, Store};
 
-pub use legalize::{Explanation, LegalGraph, legalize, legalize_explained};
+pub use legalize::{Explanation, LegalGraph, Legalized, legalize, legalize_explained, legalize_whole};
 pub use lower::Device;
 pub use names::Names;
 
@@ -68,11 +69,12 @@ pub trait Backend: Send + Sync {
         Vec::new()
     }
 
-    /// Checks a graph against the target's limits before a byte is written.
-    ///
-    /// # Errors
-    /// The limit, the node's path and what to do.
-    fn check(&self, graph: &Graph) -> Result<()>;
+    /// Everything in a graph that passes a limit of the target: the limit, the node's path and what to do. A graph of which this finds
+    /// nothing can be written.
+    fn check(&self, graph: &Graph) -> Vec<Error>;
+
+    /// How much a graph has of what the target's [`limits`] count.
+    fn uses(&self, graph: &Graph) -> Vec<limits::Use>;
 
     /// The file or folder name of a part: `Transformer.mlpackage`.
     fn artifact(&self, part: &str) -> String;

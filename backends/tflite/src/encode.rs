@@ -2,7 +2,7 @@
 //! `tflite/converter/schema/schema.fbs`), which FULLY_CONNECTED takes as they are and DEQUANTIZE unpacks for others.
 
 use snapc_ir::ops::Op;
-use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Node, Place, Result, Value, ValueId};
+use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Node, Place, Result, Value, ValueId, Weight};
 
 use crate::schema::{
     Builtin, DEQUANTIZE_INT8, FULLY_CONNECTED_BLOCKS, FULLY_CONNECTED_INT4, FULLY_CONNECTED_INT8,
@@ -85,25 +85,29 @@ pub fn is_linear_weight(graph: &Graph, value: usize) -> bool {
     readers.all(as_weight) && !graph.outputs().iter().any(|port| is(&port.value))
 }
 
-/// Checks that every weight that is stored as codes has a form, and a reader that takes it.
-///
-/// # Errors
-/// As [`form`], or where codes of 4 bits are read by another operator than FULLY_CONNECTED.
-pub fn check(graph: &Graph) -> Result<()> {
-    for (value, Value { def, .. }) in graph.values().iter().enumerate() {
-        let Def::Weight(weight) = *def else { continue };
-        let weight = graph.weight(weight);
-        let Some(coded) = weight.coded() else { continue };
-        let place = || Place::Tensor(weight.name.clone());
-        let form = form(&coded).at(place)?;
-        if weight.dtype != DType::F32 {
-            return Err(Error::bug(format!("codes of {} numbers", weight.dtype)).at(place()));
+/// Every weight that is stored as codes and has no form, or no reader that takes it.
+pub fn check(graph: &Graph) -> Vec<Error> {
+    let coded = graph.values().iter().enumerate().filter_map(|(value, Value { def, .. })| match *def {
+        Def::Weight(weight) => {
+            let weight = graph.weight(weight);
+            weight.coded().map(|coded| (value, weight, coded))
         }
-        if form.dequantize().is_none() && !is_linear_weight(graph, value) {
-            return Err(Error::limit("codes of 4 bits are for FULLY_CONNECTED alone".to_string())
-                .at(place())
-                .help("use int8 for it, or --allow-decode to store its numbers as they are"));
-        }
+        _ => None,
+    });
+    let passed = |(value, weight, coded): (usize, &Weight, Coded)| {
+        check_weight(graph, value, weight, &coded).at(|| Place::Tensor(weight.name.clone())).err()
+    };
+    coded.filter_map(passed).collect()
+}
+
+fn check_weight(graph: &Graph, value: usize, weight: &Weight, coded: &Coded) -> Result<()> {
+    let form = form(coded)?;
+    if weight.dtype != DType::F32 {
+        return Err(Error::bug(format!("codes of {} numbers", weight.dtype)));
+    }
+    if form.dequantize().is_none() && !is_linear_weight(graph, value) {
+        return Err(Error::limit("codes of 4 bits are for FULLY_CONNECTED alone".to_string())
+            .help("use int8 for it, or --allow-decode to store its numbers as they are"));
     }
     Ok(())
 }

@@ -43,7 +43,9 @@ impl<'a> ModelFile<'a> {
             }
         }
         let graphs: Vec<&Graph> = signatures.iter().map(|signature| &**signature.graph).collect();
-        legal::check_file(&graphs)?;
+        if let Some(error) = legal::check_file(&graphs).into_iter().next() {
+            return Err(error);
+        }
         Ok(ModelFile { signatures, facts, blocks: Blocks::new(signatures) })
     }
 

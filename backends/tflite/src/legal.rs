@@ -1,15 +1,14 @@
 //! What TFLite has: builtin operators that its CPU delegate XNNPACK takes, so that a part is one piece to it.
 
 use snapc_backend::Native;
+use snapc_backend::limits::{
+    Limit, TFLITE_AXES, TFLITE_MODEL, TFLITE_NUMBERS, TFLITE_WEIGHTS, Use, place, uses, values_past,
+};
 use snapc_ir::ops::{GeluForm, Layout, Op};
-use snapc_ir::{DType, Def, Error, Graph, Place, Result, TensorType, Weight, shape_text};
+use snapc_ir::{DType, Error, Graph, TensorType, Weight, shape_text};
 
 use crate::blocks::inline_bytes;
 use crate::encode;
-use crate::pack::LONGEST;
-
-/// XNNPACK takes six; GPUs take four in most operators.
-const MOST_AXES: usize = 4;
 
 /// XNNPACK leaves out a concatenation of more.
 pub const MOST_JOINED: usize = 5;
@@ -17,8 +16,8 @@ pub const MOST_JOINED: usize = 5;
 /// XNNPACK leaves out a split into more.
 const MOST_PARTS: usize = 4;
 
-/// Kernels count the numbers of a value in 32 bits.
-pub const MOST_NUMBERS: usize = i32::MAX as usize;
+/// The most numbers that a value may have.
+pub const MOST_NUMBERS: usize = TFLITE_NUMBERS.most as usize;
 
 /// Whether there is an operator for this op.
 pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
@@ -78,31 +77,42 @@ fn no(reason: &str) -> Native {
     Native::No(reason.to_string())
 }
 
-/// Checks a graph against the limits of the format and its kernels.
-pub fn check(graph: &Graph) -> Result<()> {
+/// The limits on values.
+const ON_VALUES: [Limit; 2] = [TFLITE_AXES, TFLITE_NUMBERS];
+
+/// What in a graph passes a limit of the format and its kernels.
+pub fn check(graph: &Graph) -> Vec<Error> {
+    let mut passed = values_past(graph, &ON_VALUES);
     for value in graph.values() {
-        check_type(&value.ty).map_err(|error| error.at(place(graph, value.def)))?;
+        passed.extend(check_type(&value.ty).map(|error| error.at(place(graph, value.def))));
     }
-    encode::check(graph)?;
-    check_file(&[graph])
+    passed.extend(encode::check(graph));
+    passed.extend(check_file(&[graph]));
+    passed
 }
 
-/// Checks what graphs take in one file against the limits of the format.
-pub fn check_file(graphs: &[&Graph]) -> Result<()> {
-    let bytes = graphs.iter().fold(0u64, |sum, graph| sum.saturating_add(graph.weight_bytes()));
-    if i64::try_from(bytes).is_err() {
-        return Err(Error::limit(format!("the weights have {bytes} bytes; offsets end at 2^63")));
-    }
-    let length = graphs.iter().fold(0u64, |sum, graph| sum.saturating_add(longest_flatbuffer(graph)));
-    if length <= LONGEST {
-        return Ok(());
-    }
-    let (what, help) = match graphs.len() {
-        1 => ("graph alone", "the graph has too many nodes or small weights: compile a smaller one"),
-        _ => ("graphs alone", "compile fewer sizes or parts into one file, or without --one-file"),
+/// How much of the limits a graph alone in its file has.
+pub fn measure(graph: &Graph) -> Vec<Use> {
+    let mut all = uses(graph, &ON_VALUES);
+    all.push(Use { limit: TFLITE_MODEL, found: longest_flatbuffer(graph) });
+    all.push(Use { limit: TFLITE_WEIGHTS, found: graph.weight_bytes() });
+    all
+}
+
+/// What graphs in one file take past the limits of the format.
+pub fn check_file(graphs: &[&Graph]) -> Vec<Error> {
+    let sum =
+        |of: &dyn Fn(&Graph) -> u64| graphs.iter().fold(0u64, |sum, graph| sum.saturating_add(of(graph)));
+    let weights = || "the file of all weights".to_string();
+    let mut passed: Vec<Error> =
+        TFLITE_WEIGHTS.passed(weights, sum(&Graph::weight_bytes)).into_iter().collect();
+    let help = "compile fewer sizes or parts into one file, or without --one-file";
+    let (subject, limit) = match graphs {
+        [_] => ("the graph alone", TFLITE_MODEL),
+        _ => ("the graphs alone", Limit { help, ..TFLITE_MODEL }),
     };
-    Err(Error::limit(format!("the {what} would take up to {length} bytes; a flatbuffer ends at 2 GiB"))
-        .help(help))
+    passed.extend(limit.passed(|| format!("{subject}, without large weights,"), sum(&longest_flatbuffer)));
+    passed
 }
 
 /// More bytes than the flatbuffer of the graph will have.
@@ -124,29 +134,12 @@ fn longest_flatbuffer(graph: &Graph) -> u64 {
         + nodes.sum::<u64>()
 }
 
-fn check_type(ty: &TensorType) -> Result<()> {
+fn check_type(ty: &TensorType) -> Option<Error> {
     if ty.dtype == DType::BF16 {
-        return Err(Error::bug("a value of type bf16"));
+        return Some(Error::bug("a value of type bf16"));
     }
-    let sizes = shape_text(&ty.shape);
-    if ty.rank() > MOST_AXES {
-        return Err(Error::limit(format!("a value of sizes {sizes} has more than {MOST_AXES} axes"))
-            .help("no model that snapc imports has such a value: please report this one"));
-    }
-    if ty.shape.contains(&0) {
-        return Err(Error::limit(format!("a value is empty: {sizes}")).help("compile for a larger size"));
-    }
-    if ty.count() > MOST_NUMBERS {
-        return Err(Error::limit(format!("a value of sizes {sizes} has more than {MOST_NUMBERS} numbers"))
-            .help("compile for a smaller size"));
-    }
-    Ok(())
-}
-
-fn place(graph: &Graph, def: Def) -> Place {
-    match def {
-        Def::Input(number) => Place::Node(graph.inputs()[number].name.clone()),
-        Def::Weight(id) => Place::Tensor(graph.weight(id).name.clone()),
-        Def::Result(id, _) => Place::Node(graph.node(id).scope.clone()),
-    }
+    let empty = || {
+        Error::limit(format!("a value is empty: {}", shape_text(&ty.shape))).help("compile for a larger size")
+    };
+    ty.shape.contains(&0).then(empty)
 }

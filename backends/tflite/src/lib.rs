@@ -18,12 +18,14 @@ mod schema;
 
 use std::path::Path;
 
+use snapc_backend::limits::Use;
 use snapc_backend::{Backend, Device, Native, Part};
 use snapc_ir::ops::Op;
-use snapc_ir::{Builder, Graph, Node, Replayed, Result, TensorType, ValueId};
+use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
 
 pub use crate::file::{ModelFile, Signature};
+pub use crate::legal::check_file;
 pub use crate::read::{ReadSignature, read_signature, read_signatures};
 pub use crate::schema::SIGNATURE as ONLY_SIGNATURE;
 
@@ -52,8 +54,12 @@ impl Backend for TfLite {
         legal::left_out(&node.op)
     }
 
-    fn check(&self, graph: &Graph) -> Result<()> {
+    fn check(&self, graph: &Graph) -> Vec<Error> {
         legal::check(graph)
+    }
+
+    fn uses(&self, graph: &Graph) -> Vec<Use> {
+        legal::measure(graph)
     }
 
     fn artifact(&self, part: &str) -> String {

@@ -3,9 +3,9 @@
 //! The tables are written with the `flatbuffers` crate's builder and our own numbers of fields. The builder writes from the end
 //! of the file to its front: what a table points at comes first.
 
-use flatbuffers::{
-    FlatBufferBuilder, ForwardsUOffset, TableFinishedWIPOffset, UOffsetT, VOffsetT, Vector, WIPOffset,
-};
+use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, TableFinishedWIPOffset, VOffsetT, Vector, WIPOffset};
+
+use snapc_backend::limits::TFLITE_MODEL;
 
 use crate::blocks::Blocks;
 use crate::schema::{ABSENT, ALIGNMENT, BLOCKWISE, Builtin, FILE_IDENTIFIER, VERSION, slot};
@@ -348,4 +348,4 @@ fn field(number: u16) -> VOffsetT {
 }
 
 /// The longest flatbuffer: offsets within it are signed.
-pub const LONGEST: u64 = UOffsetT::MAX as u64 / 2;
+pub const LONGEST: u64 = TFLITE_MODEL.most;

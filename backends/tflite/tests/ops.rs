@@ -155,7 +155,7 @@ fn limits_name_their_place_and_what_to_do() {
         %y = relu %x : f32[2, 0]
         output y %y
     ",
-        ["empty", "at x"],
+        ["empty", "tensor x"],
     );
     fails(
         r#"
@@ -166,7 +166,7 @@ fn limits_name_their_place_and_what_to_do() {
         %2 = reshape %1 {"shape":[4]} : f32[4]
         output y %2
     "#,
-        ["more than 4 axes", "at block.0"],
+        ["5 axes; a TFLite value has at most 4", "at block.0"],
     );
     fails(
         r"
@@ -174,6 +174,6 @@ fn limits_name_their_place_and_what_to_do() {
         %y = relu %x : f32[65536, 32768]
         output y %y
     ",
-        ["more than 2147483647 numbers", "at x"],
+        ["at most 2147483647", "tensor x"],
     );
 }

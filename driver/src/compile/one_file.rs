@@ -15,12 +15,13 @@ use crate::targets::Target;
 const FILE: &str = "model.tflite";
 
 /// One part in one size.
-struct One {
+pub struct One {
     /// Its signature.
-    key: String,
+    pub key: String,
     /// Its size in pixels, where there are several.
-    size: Option<[usize; 2]>,
-    imported: Imported,
+    pub size: Option<[usize; 2]>,
+    /// The part.
+    pub imported: Imported,
 }
 
 /// Checks that options for one file go together.
@@ -77,7 +78,7 @@ pub fn write(
     let limits = graphs.iter().map(|own| limits(options, own)).collect::<Result<Vec<_>>>()?;
     report.begin(FILE, files.iter().map(ModelFile::weight_bytes).sum());
     jobs.iter().zip(&files).zip(limits).try_for_each(|((job, file), limits)| {
-        let path = job.staging.path().join(FILE);
+        let path = job.staging()?.path().join(FILE);
         file.write(&path, limits, &mut |bytes| report.advance(bytes)).at(target)
     })
 }
@@ -92,7 +93,10 @@ fn signatures<'a>(all: &'a [One], graphs: &'a [Legal]) -> Vec<Signature<'a>> {
 }
 
 /// Each part once a size; the text encoder, which no size changes, once.
-fn import(
+///
+/// # Errors
+/// What the import finds, and sizes whose sigmas differ.
+pub fn import(
     parts: &[Part],
     options: &CompileOptions,
     pipeline: &Pipeline,

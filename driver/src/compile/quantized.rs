@@ -109,13 +109,13 @@ pub fn account(
                 .help("add --quantize, or hold the output to a bound with `snapc verify`")),
         };
     }
-    job.staging.write("recipe.toml", job.recipe.text().as_bytes())?;
+    job.staging()?.write("recipe.toml", job.recipe.text().as_bytes())?;
     let asked = &options.quantization;
     let insist = asked.accuracy == When::On || !asked.max_loss.is_empty();
     if asked.accuracy == When::Off && !insist {
         return Ok(None);
     }
-    let found = accuracy::measure(job.staging.path(), &options.pipeline, insist, None, report)?;
+    let found = accuracy::measure(job.staging()?.path(), &options.pipeline, insist, None, report)?;
     let Some((mut accuracy, strips)) = found else {
         if insist {
             return Err(Error::usage("what quantizing loses is measured on whole pipelines")
@@ -131,9 +131,9 @@ pub fn account(
     accuracy.layers =
         accuracy::layer_losses(&job.quantization, &options.pipeline, &job.width, size, options.steps)?;
     accuracy.check(&asked.max_loss)?;
-    job.staging.write("strips.png", &quantization::png(&strips)?)?;
-    job.staging.write("report.html", quantization::html(manifest, &accuracy, &strips)?.as_bytes())?;
+    job.staging()?.write("strips.png", &quantization::png(&strips)?)?;
+    job.staging()?.write("report.html", quantization::html(manifest, &accuracy, &strips)?.as_bytes())?;
     manifest.accuracy = Some(accuracy.clone());
-    job.staging.write("manifest.json", manifest.text()?.as_bytes())?;
+    job.staging()?.write("manifest.json", manifest.text()?.as_bytes())?;
     Ok(Some(accuracy))
 }

@@ -2,6 +2,7 @@
 //! knapsack takes the choices whose losses add up to the least.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use snapc_frontends::Part;
@@ -30,6 +31,15 @@ pub enum Budget {
     Bytes(u64),
     /// Bits of a number of the layers that are quantized, scales and tables included.
     Bits(f64),
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Budget::Bytes(bytes) => write!(f, "{bytes} bytes"),
+            Budget::Bits(bits) => write!(f, "{bits} bits a weight"),
+        }
+    }
 }
 
 /// Reads a number of bytes, as `230MB`, `1.5GB` or `900kB`: powers of 1000.

@@ -41,6 +41,17 @@ pub enum When {
     Off,
 }
 
+impl When {
+    /// The word of the option.
+    pub fn name(self) -> &'static str {
+        match self {
+            When::Auto => "auto",
+            When::On => "on",
+            When::Off => "off",
+        }
+    }
+}
+
 impl std::str::FromStr for When {
     type Err = String;
 

@@ -21,6 +21,7 @@ mod shape;
 mod timestep;
 
 pub use embedding::outside;
+pub use linear::columns;
 
 /// What an op is run with.
 pub struct Call<'a> {

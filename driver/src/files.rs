@@ -1,0 +1,181 @@
+//! Digests of files: of what a compile read, and of what it wrote. What a folder holds against what its manifest says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use snapc_ir::{Class, Error, Result};
+
+use crate::manifest::Manifest;
+
+/// The manifest: it holds the digests of the files beside it, so it has none of its own there.
+pub const MANIFEST: &str = "manifest.json";
+
+/// The statement about a folder, which holds the manifest's digest, so the manifest cannot hold its.
+pub const PROVENANCE: &str = "provenance.intoto.json";
+
+/// What of the statement is a predicate alone.
+pub const PREDICATE: &str = "provenance.predicate.json";
+
+/// Files that no manifest lists.
+const UNLISTED: [&str; 3] = [MANIFEST, PROVENANCE, PREDICATE];
+
+/// Bytes that are read at once.
+const BLOCK: usize = 1 << 20;
+
+/// A file of a compiled folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its path in the folder, with `/` between names.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+/// The SHA-256 of a file's bytes, hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn digest(path: &Path) -> Result<String> {
+    let failed = |error: std::io::Error| Error::io("read", path, &error);
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut hash, mut block) = (Sha256::new(), vec![0; BLOCK]);
+    loop {
+        match file.read(&mut block).map_err(failed)? {
+            0 => return Ok(hexadecimal(&hash.finalize())),
+            count => hash.update(&block[..count]),
+        }
+    }
+}
+
+/// The SHA-256 of bytes, hexadecimal.
+pub fn digest_of(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The digests of files, in their order: a file a thread, as many at once as there are processors.
+///
+/// # Errors
+/// As [`digest`].
+pub fn digests(paths: &[PathBuf]) -> Result<Vec<String>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Vec<(usize, Result<String>)> {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            match paths.get(index) {
+                Some(path) => done.push((index, digest(path))),
+                None => return done,
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len());
+    let found: Vec<Vec<(usize, Result<String>)>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+    });
+    let mut all: BTreeMap<usize, Result<String>> = found.into_iter().flatten().collect();
+    let missing = || Err(Error::bug("a thread that reads files stopped in the middle"));
+    (0..paths.len()).map(|index| all.remove(&index).unwrap_or_else(missing)).collect()
+}
+
+/// What a folder holds that its manifest has to list, in the order of their paths.
+///
+/// # Errors
+/// If a folder or a file cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<FileEntry>> {
+    let names: Vec<String> =
+        names(folder)?.into_iter().filter(|name| !UNLISTED.contains(&name.as_str())).collect();
+    let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    let mut files = Vec::new();
+    for ((path, name), sha256) in paths.iter().zip(names).zip(digests(&paths)?) {
+        files.push(FileEntry { path: name, bytes: length(path)?, sha256 });
+    }
+    Ok(files)
+}
+
+/// A file's length.
+///
+/// # Errors
+/// If there is none.
+pub fn length(path: &Path) -> Result<u64> {
+    std::fs::metadata(path).map(|data| data.len()).map_err(|error| Error::io("read", path, &error))
+}
+
+/// The paths of all files under a folder, with `/` between names.
+fn names(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    let mut open = vec![String::new()];
+    while let Some(prefix) = open.pop() {
+        let path = folder.join(&prefix);
+        let failed = |error: std::io::Error| Error::io("read", &path, &error);
+        for entry in std::fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.path().is_dir() {
+                open.push(format!("{name}/"));
+            } else {
+                all.insert(name);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// How a folder differs from what its manifest lists, a line each: altered, missing and unlisted files.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn differences(folder: &Path, manifest: &Manifest) -> Result<Vec<String>> {
+    let found: BTreeMap<String, FileEntry> =
+        list(folder)?.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+    let mut lines = Vec::new();
+    let mut listed = BTreeSet::new();
+    for entry in &manifest.files {
+        listed.insert(&entry.path);
+        match found.get(&entry.path) {
+            None => lines.push(format!("missing: {}", entry.path)),
+            Some(file) if file.bytes != entry.bytes => {
+                lines.push(format!("altered: {}: {} bytes, not {}", entry.path, file.bytes, entry.bytes));
+            }
+            Some(file) if file.sha256 != entry.sha256 => {
+                let [new, old] =
+                    [&file.sha256, &entry.sha256].map(|digest| digest.get(..12).unwrap_or(digest));
+                lines.push(format!("altered: {}: SHA-256 {new}.., not {old}..", entry.path));
+            }
+            Some(_) => {}
+        }
+    }
+    lines
+        .extend(found.keys().filter(|path| !listed.contains(path)).map(|path| format!("not listed: {path}")));
+    Ok(lines)
+}
+
+/// Fails unless folders hold what their manifests list.
+///
+/// # Errors
+/// Every file that differs, of all folders.
+pub fn check(folders: &[PathBuf]) -> Result<()> {
+    let mut lines = Vec::new();
+    for folder in folders {
+        let found = differences(folder, &Manifest::read(folder)?)?;
+        lines.extend(found.into_iter().map(|line| format!("\n  {}: {line}", folder.display())));
+    }
+    let what = match lines.len() {
+        0 => return Ok(()),
+        1 => "a file is not what manifest.json says".to_string(),
+        count => format!("{count} files are not what manifest.json says"),
+    };
+    Err(Error::new(Class::Verification, what + &lines.concat())
+        .help("copy the folder again, or compile it again; what is not listed does not belong there"))
+}
