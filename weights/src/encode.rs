@@ -126,6 +126,26 @@ impl Store {
             })
     }
 
+    /// Runs a recipe that ends in steps into these: how many of its own length each number is, and that length.
+    ///
+    /// # Errors
+    /// If it has no steps, or it cannot be read.
+    pub fn steps(&self, weight: &Weight) -> Result<(Vec<i32>, Vec<f32>)> {
+        let Some((of, scale)) = weight.stepped() else {
+            return Err(Error::bug("the weight has no steps").at(Place::Tensor(weight.name.clone())));
+        };
+        let (values, _) = self.run(weight, &weight.transforms[..weight.transforms.len() - 1])?;
+        self.steps_of(&values, of, scale)
+    }
+
+    /// Sums of products with codes stay far below the bound; f32 reads the steps back as they are written.
+    pub(crate) fn steps_of(&self, values: &[f32], of: &Weight, scale: f32) -> Result<(Vec<i32>, Vec<f32>)> {
+        const MOST: f32 = (1 << 30) as f32;
+        let scales: Vec<f32> = self.encode(of)?.tables.iter().map(|row| scale * row.to_f32()).collect();
+        let step = |(value, scale): (&f32, &f32)| (value / scale).round_ties_even().clamp(-MOST, MOST) as i32;
+        Ok((values.iter().zip(&scales).map(step).collect(), scales))
+    }
+
     /// The codes of some numbers.
     pub(crate) fn codes_of(
         &self,

@@ -94,6 +94,10 @@ impl Store {
                 self.factor_of(values, [shape[0], shape[1]], *rank, *factor, weight)?
             }
             Transform::Decode => values,
+            Transform::Steps { of, scale } => {
+                let (steps, scales) = self.steps_of(&values, of, *scale)?;
+                steps.iter().zip(&scales).map(|(&step, scale)| step as f32 * scale).collect()
+            }
             moving => moved(values, shape, moving),
         };
         Ok((values, after))
@@ -347,7 +351,8 @@ pub(crate) fn moved<T: Copy>(values: Vec<T>, shape: &[usize], change: &Transform
         | Transform::Double(_)
         | Transform::LowRank { .. }
         | Transform::Encode(_)
-        | Transform::Decode => values,
+        | Transform::Decode
+        | Transform::Steps { .. } => values,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use snapc_ir::ops::Op;
 use snapc_ir::{Context, DType, Def, Error, Graph, Place, Result, TensorType, Value, shape_text};
 
 use crate::MinOs;
@@ -26,6 +27,12 @@ pub fn check(graph: &Graph, min_os: MinOs) -> Result<()> {
     }
     for value in graph.values() {
         check_value(graph, value)?;
+    }
+    let rounds = graph.nodes().iter().find(|node| matches!(node.op, Op::FakeQuantize(_)));
+    if let Some(node) = rounds.filter(|_| min_os < MinOs::Ios17) {
+        return Err(Error::limit("its activations are rounded to 8 bits; Core ML has that from iOS 17 on")
+            .at(Place::Node(node.scope.clone()))
+            .help("write it with --min-os iOS17, or --quantize int8 to round the weights alone"));
     }
     let bytes = Layout::new(graph, min_os)?.bytes();
     if bytes > MOST_WEIGHT_BYTES {
