@@ -153,7 +153,8 @@ fn choice(
     if part != Part::Transformer {
         return Ok(asked);
     }
-    let shares = asked.encoding.group.is_some() || matches!(asked.encoding.code, snapc_driver::Code::Palette { .. });
+    let shares =
+        asked.encoding.group.is_some() || matches!(asked.encoding.code, snapc_driver::Code::Palette { .. });
     match group {
         Some(0) => {
             return Err(Error::usage("a group of 0 shares nothing").help("32 is the usual one for int4"));
@@ -168,8 +169,10 @@ fn choice(
         None => {}
     }
     if asked.activations && rank > 0 {
-        return Err(Error::usage(format!("--rank does not go with {asked}: a product of codes has no other beside it"))
-            .help("use --quantize int8 or int4, or leave --rank out"));
+        return Err(Error::usage(format!(
+            "--rank does not go with {asked}: a product of codes has no other beside it"
+        ))
+        .help("use --quantize int8 or int4, or leave --rank out"));
     }
     asked.encoding.method = method.unwrap_or_default();
     Ok(QuantizeChoice { rank, ..asked })

@@ -318,7 +318,8 @@ impl Transform {
             Transform::Decode => Some(shape.to_vec()),
             Transform::Steps { of, scale } => {
                 let rows = of.coded().filter(|coded| coded.blocks.iter().skip(1).all(|&blocks| blocks == 1));
-                let fits = rows.is_some_and(|coded| coded.blocks[..1] == *shape && coded.shape[..1] == *shape);
+                let fits =
+                    rows.is_some_and(|coded| coded.blocks[..1] == *shape && coded.shape[..1] == *shape);
                 (fits && scale.is_normal() && *scale > 0.0).then(|| shape.to_vec())
             }
         }

@@ -54,7 +54,8 @@ impl FromStr for Choice {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let (encoding, rank) = text.split_once(" rank ").unwrap_or((text, "0"));
         let rank = rank.trim().parse().map_err(|_| format!("`{text}`: a rank is a number"))?;
-        let method = encoding.strip_prefix(ACTIVATIONS).filter(|rest| rest.is_empty() || rest.starts_with(' '));
+        let method =
+            encoding.strip_prefix(ACTIVATIONS).filter(|rest| rest.is_empty() || rest.starts_with(' '));
         match method {
             Some(_) if rank > 0 => Err(format!("`{text}`: {ACTIVATIONS} has no product beside it")),
             Some(method) => {
@@ -349,7 +350,8 @@ impl Quantize {
         let (mut largest, mut results) = (BTreeMap::<ValueId, f32>::new(), BTreeMap::new());
         for node in graph.nodes() {
             let weight = node.operands.get(1).and_then(|&id| graph.as_weight(id));
-            let Some(weight) = weight.filter(|weight| plan.get(&weight.name).is_some_and(|own| own.activations))
+            let Some(weight) =
+                weight.filter(|weight| plan.get(&weight.name).is_some_and(|own| own.activations))
             else {
                 continue;
             };

@@ -237,6 +237,10 @@ impl Store {
         let Some(coding) = &region.coding else { return Err(Error::bug("a region without codes")) };
         let mut bytes = vec![0; region.bytes() as usize];
         self.read_at(region, 0, &mut bytes)?;
+        if coding.code == (Code::Int { bits: 32 }) {
+            let steps = bytes.chunks_exact(4).filter_map(|step| step.try_into().ok()).map(i32::from_le_bytes);
+            return Ok(steps.zip(&coding.tables).map(|(step, length)| step as f32 * length).collect());
+        }
         let count = element_count(&region.shape);
         let codes = match coding.code {
             Code::Int { bits: 4 } => cast_slice(&quantize::unpack_int4(&bytes, count)?).to_vec(),

@@ -1,9 +1,7 @@
 //! What ONNX (opset 21) has, and this target's own rules. "ORT" is ONNX Runtime.
 
 use snapc_backend::Native;
-use snapc_ir::ops::{
-    self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm,
-};
+use snapc_ir::ops::{self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm};
 use snapc_ir::{
     Builder, Context, DType, Def, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight,
     shape_text,

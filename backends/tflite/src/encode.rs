@@ -1,9 +1,9 @@
 //! Encoded weights in TFLite's words: tensors of integers with `QuantizationParameters` (google-ai-edge/LiteRT,
 //! `tflite/converter/schema/schema.fbs`), which FULLY_CONNECTED takes as they are and DEQUANTIZE unpacks for others.
 
-use snapc_ir::ops::Op;
-use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Node, Place, Result, Value, ValueId};
+use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Place, Result, Value};
 
+use crate::products::Products;
 use crate::schema::{
     Builtin, DEQUANTIZE_INT8, FULLY_CONNECTED_BLOCKS, FULLY_CONNECTED_INT4, FULLY_CONNECTED_INT8,
 };
@@ -74,22 +74,13 @@ pub fn form(coded: &Coded) -> Result<Form> {
     }
 }
 
-/// Whether FULLY_CONNECTED alone reads a value, and as its weight.
-pub fn is_linear_weight(graph: &Graph, value: usize) -> bool {
-    let is = |id: &ValueId| id.index() == value;
-    let as_weight = |node: &Node| {
-        let places = (0..node.operands.len()).filter(|&place| is(&node.operands[place]));
-        matches!(node.op, Op::Linear(_)) && places.eq([1])
-    };
-    let mut readers = graph.nodes().iter().filter(|node| node.operands.iter().any(is));
-    readers.all(as_weight) && !graph.outputs().iter().any(|port| is(&port.value))
-}
-
 /// Checks that every weight that is stored as codes has a form, and a reader that takes it.
 ///
 /// # Errors
 /// As [`form`], or where codes of 4 bits are read by another operator than FULLY_CONNECTED.
 pub fn check(graph: &Graph) -> Result<()> {
+    let products = Products::new(graph);
+    products.check(graph)?;
     for (value, Value { def, .. }) in graph.values().iter().enumerate() {
         let Def::Weight(weight) = *def else { continue };
         let weight = graph.weight(weight);
@@ -99,7 +90,7 @@ pub fn check(graph: &Graph) -> Result<()> {
         if weight.dtype != DType::F32 {
             return Err(Error::bug(format!("codes of {} numbers", weight.dtype)).at(place()));
         }
-        if form.dequantize().is_none() && !is_linear_weight(graph, value) {
+        if form.dequantize().is_none() && products.reads_numbers(value) {
             return Err(Error::limit("codes of 4 bits are for FULLY_CONNECTED alone".to_string())
                 .at(place())
                 .help("use int8 for it, or --allow-decode to store its numbers as they are"));

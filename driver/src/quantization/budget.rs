@@ -156,7 +156,9 @@ pub fn give_out(
     let default = asked.default.unwrap_or(Choice::of(Encoding::int(4, Some(32))));
     if default.activations {
         return Err(Error::usage(format!("a budget gives out bits a layer, and {default} has 8 for each"))
-            .help("name int8, int4 or a palette with --quantize; a --recipe may have w8a8 for single tensors"));
+            .help(
+                "name int8, int4 or a palette with --quantize; a --recipe may have w8a8 for single tensors",
+            ));
     }
     let choice = parts::Choice { width: Some(sample.width), size: sample.size, steps: sample.steps };
     let parts = Parts::from_pipeline(sample.pipeline, &choice)?;

@@ -101,7 +101,10 @@ impl CalibrationFile {
     pub fn largest(&self, part: &str) -> Result<BTreeMap<String, [f32; 2]>> {
         let statistics = self.statistics(part);
         let weights = statistics.weights();
-        weights.into_iter().map(|weight| statistics.largest(&weight).map(|largest| (weight, largest))).collect()
+        weights
+            .into_iter()
+            .map(|weight| statistics.largest(&weight).map(|largest| (weight, largest)))
+            .collect()
     }
 
     /// Checks that a part was measured with this checkpoint.

@@ -115,11 +115,14 @@ impl Quantization {
         let widths: Vec<String> = files.iter().map(|file| file.facts.width.to_string()).collect();
         let calibration = files.into_iter().find(|file| file.facts.width == width).map(Arc::new);
         let mut choices = parts.values().flat_map(QuantizeOptions::choices);
-        let needs = choices.find(|choice| choice.activations || choice.encoding.method != Default::default());
+        let needs = choices
+            .find(|choice| choice.activations || choice.encoding.method != Default::default())
+            .copied();
+        drop(choices);
         if calibration.is_none() && (needs.is_some() || !widths.is_empty()) {
             let error = match widths.is_empty() {
                 true => {
-                    let what = needs.map_or(String::new(), Choice::to_string);
+                    let what = needs.map_or(String::new(), |choice| choice.to_string());
                     Error::usage(format!(
                         "{what} asks for what `snapc calibrate` measures, and no --calibration is named"
                     ))

@@ -1,5 +1,7 @@
 use snapc_ir::Result;
-use snapc_ir::ops::{Add, Cast, Cos, FakeQuantize, Gelu, GeluForm, Mul, Relu, Rsqrt, Sigmoid, Silu, Sin, Sub, Tanh};
+use snapc_ir::ops::{
+    Add, Cast, Cos, FakeQuantize, Gelu, GeluForm, Mul, Relu, Rsqrt, Sigmoid, Silu, Sin, Sub, Tanh,
+};
 
 use super::{Call, Execute};
 use crate::kernels::broadcast::{Operand, broadcast};

@@ -30,7 +30,9 @@ impl OpDef for FakeQuantize {
     fn infer(&self, operands: &[&TensorType]) -> Inferred {
         require_float("x", operands[0])?;
         let scale = self.scale;
-        require(scale.is_normal() && scale > 0.0, || format!("the scale is {scale}, expected a normal number above 0"))?;
+        require(scale.is_normal() && scale > 0.0, || {
+            format!("the scale is {scale}, expected a normal number above 0")
+        })?;
         Ok(vec![operands[0].clone()])
     }
 }

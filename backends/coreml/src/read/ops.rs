@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use coreml_proto::proto::mil_spec::{Argument, DataType, Operation};
 use snapc_ir::ops::{
-    Add, Cast, Concat, Conv2d, Cos, Embedding, FakeQuantize, Gelu, GeluForm, LayerNorm, Layout, Linear, Matmul, Mul, Op,
-    ReduceMean, Relu, Reshape, Rsqrt, Sigmoid, Silu, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
-    UpsampleNearest,
+    Add, Cast, Concat, Conv2d, Cos, Embedding, FakeQuantize, Gelu, GeluForm, LayerNorm, Layout, Linear,
+    Matmul, Mul, Op, ReduceMean, Relu, Reshape, Rsqrt, Sigmoid, Silu, Sin, Slice, Softmax, Split, Sub, Tanh,
+    Transpose, UpsampleNearest,
 };
 use snapc_ir::{DType, ValueId};
 
