@@ -6,7 +6,7 @@ mod models;
 use std::path::PathBuf;
 
 pub use floor::floor;
-pub use models::{Tenth, write};
+pub use models::{Tenth, made, write};
 
 /// What every benchmark can be told.
 #[derive(clap::Args)]
