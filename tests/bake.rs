@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 use snapc_driver::{Bake, CompileOptions, Manifest, MinOs, Part, Precision, Silent, Target, Width, compile};

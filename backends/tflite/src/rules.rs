@@ -152,7 +152,7 @@ fn with_steps(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Rewritten {
         return Ok(None);
     }
     steps.steps(&of, scale)?;
-    steps.name += &format!(".steps.{scale}");
+    steps.name += &format!(".steps.{scale}.{}", of.name);
     let bias = b.weight(steps)?;
     Ok(Some(vec![b.one(op.clone(), &[x, weight, bias])?]))
 }

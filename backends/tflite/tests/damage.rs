@@ -139,7 +139,7 @@ const FAULTS: &[Fault] = &[
     ("gelu_tanh_f32", &[SUBGRAPH, operator(0), field(3)], &[3], "options of type 3"),
     ("gelu_tanh_f32", &[SUBGRAPH, operator(0), OPTIONS, field(0)], &[2], "GELU has 2 where 0 or 1 stands"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(1)], &[3], "numbers of type 3"),
-    ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(1)], &[9], "the codes of x are not behind"),
+    ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(1)], &[9], "x has codes, but no scales"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(2)], &[200], "has no buffer"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(2)], &[1], "x has numbers of its own"),
     ("gelu_tanh_f32", &[SUBGRAPH, tensor(0), field(8)], &[0], "no fixed number of axes"),

@@ -225,7 +225,7 @@ fn accuracy(options: &Options) -> Result<()> {
         };
         // ONNX has no look-up tables.
         let target = if text.starts_with("palette") { Target::CoreMl } else { Target::Onnx };
-        let done = compiled(fixture(), quantization, target, &options.common.folder.join("ours"))?;
+        let done = compiled(fixture(), quantization, target, None, &options.common.folder.join("ours"))?;
         let found = done.accuracy.ok_or_else(|| Error::bug("no accuracy was measured"))?;
         let layers = found.layers.iter();
         stored.insert(text, layers.map(|one| (one.tensor.clone(), one.encoding.clone())).collect());
@@ -244,11 +244,19 @@ fn accuracy(options: &Options) -> Result<()> {
 /// The error of the velocity of random weights, by method.
 fn methods(options: &Options) -> Result<()> {
     const MINI: &str = "mini";
+    /// Prompts and steps: random weights draw nothing that more of them would tell apart.
+    const PROMPTS: [&str; 4] =
+        ["a red circle", "two blue squares", "a green star above a cross", "a yellow triangle"];
+    let (steps, count) = (Some(4), Some(8));
     let folder = options.common.folder.join(MINI);
     made(MINI, &folder)?;
+    let list = folder.join("verify_prompts.txt");
+    std::fs::write(&list, PROMPTS.join("\n")).map_err(|error| Error::io("write", &list, &error))?;
     let calibration = options.common.folder.join("mini.calibration");
     let measured = CalibrateOptions {
         moments: MomentsKind::Full,
+        steps,
+        count,
         ..CalibrateOptions::new(folder.clone(), Width::Subnet(SUBNET.to_string()), calibration.clone())
     };
     calibrate(&measured, &mut Silent)?;
@@ -265,8 +273,13 @@ fn methods(options: &Options) -> Result<()> {
                 ..QuantizeOptions::default()
             };
             let target = if text.starts_with("palette") { Target::CoreMl } else { Target::Onnx };
-            let done =
-                compiled(folder.clone(), quantization, target, &options.common.folder.join("methods"))?;
+            let done = compiled(
+                folder.clone(),
+                quantization,
+                target,
+                steps,
+                &options.common.folder.join("methods"),
+            )?;
             let found = done.accuracy.ok_or_else(|| Error::bug("no accuracy was measured"))?;
             let steps = || found.steps.iter().filter(|loss| loss.step.is_some());
             let error = steps().map(|loss| loss.relative).sum::<f64>() / steps().count() as f64;
@@ -292,6 +305,7 @@ fn peer(options: &Options, word: &str, tensors: &[(String, String)], copy: &Path
         copy.to_path_buf(),
         QuantizeOptions::default(),
         Target::Onnx,
+        None,
         &options.common.folder.join("peers"),
     )?;
     let found = measure_accuracy(&done.folder, &fixture(), true, None, &mut Silent)?;
@@ -303,12 +317,14 @@ fn compiled(
     pipeline: PathBuf,
     quantization: QuantizeOptions,
     target: Target,
+    steps: Option<usize>,
     output: &Path,
 ) -> Result<Compiled> {
     let width = Width::Subnet(SUBNET.to_string());
     let options = CompileOptions {
         precision: Precision::F32,
         bake: Some(Bake::None),
+        steps,
         quantization,
         ..CompileOptions::new(pipeline, width, target, output.to_path_buf())
     };

@@ -39,7 +39,7 @@ pub fn options(builtin: &Builtin) -> &'static [u16] {
 }
 
 /// What a tensor holds.
-enum Held {
+pub enum Held {
     Value(ValueId),
     Integers(Vec<i32>),
     /// A map with so many zeros around it, for the convolution that follows.
@@ -54,8 +54,8 @@ enum Held {
 
 /// The graph that is being read.
 pub struct Reader<'a> {
-    builder: Builder,
-    tensors: &'a [Tensor<'a>],
+    pub builder: Builder,
+    pub tensors: &'a [Tensor<'a>],
     buffers: &'a [Buffer<'a>],
     held: Vec<Option<Held>>,
     /// How often operators and outputs read each tensor.
@@ -258,20 +258,20 @@ impl Reader<'_> {
 }
 
 /// An operator while it is read.
-struct Operands<'a, 'b> {
-    reader: &'b Reader<'a>,
-    operator: &'b Operator<'b>,
+pub struct Operands<'a, 'b> {
+    pub reader: &'b Reader<'a>,
+    pub operator: &'b Operator<'b>,
 }
 
 impl Operands<'_, '_> {
-    fn count(&self, count: usize) -> Result<()> {
+    pub fn count(&self, count: usize) -> Result<()> {
         let found = self.operator.inputs.len();
         require(found == count, || {
             format!("{} has {found} operands, expected {count}", self.operator.builtin.name)
         })
     }
 
-    fn held(&self, number: usize) -> Result<(usize, &Held)> {
+    pub fn held(&self, number: usize) -> Result<(usize, &Held)> {
         let tensor = self.operator.inputs.get(number).copied();
         let index = self.reader.index(tensor.ok_or_else(|| Error::input("an operand is missing"))?)?;
         let held = self.reader.held[index].as_ref();
@@ -285,7 +285,7 @@ impl Operands<'_, '_> {
     }
 
     /// The numbers of codes, and the version of FULLY_CONNECTED that takes these; `None` where the operand holds none.
-    fn codes(&self, number: usize) -> Result<Option<(ValueId, i32)>> {
+    pub fn codes(&self, number: usize) -> Result<Option<(ValueId, i32)>> {
         match self.held(number)?.1 {
             Held::Codes(value, version) => Ok(Some((*value, *version))),
             _ => Ok(None),
@@ -293,72 +293,16 @@ impl Operands<'_, '_> {
     }
 
     /// What an operator made codes of; `None` where the operand is another one.
-    fn rounded(&self, number: usize) -> Result<Option<ValueId>> {
+    pub fn rounded(&self, number: usize) -> Result<Option<ValueId>> {
         match self.held(number)?.1 {
             Held::Rounded(value) => Ok(Some(*value)),
             _ => Ok(None),
         }
     }
 
-    /// The numbers that an operator's codes stand for.
-    fn numbers(&self) -> Result<Held> {
-        self.count(1)?;
-        let version = self.operator.builtin.version;
-        match self.rounded(0)? {
-            Some(value) if version == 2 => Ok(Held::Value(value)),
-            _ => Err(Error::input(format!("DEQUANTIZE of version {version} is not for these codes"))),
-        }
-    }
-
     fn only(&self) -> Result<ValueId> {
         self.count(1)?;
         self.value(0)
-    }
-
-    /// A layer of codes: the bias is in steps of the product of both scales.
-    fn product(&self) -> Result<(Op, Vec<ValueId>)> {
-        self.count(3)?;
-        let x = self.rounded(0)?.ok_or_else(|| Error::input("its input is not of codes"))?;
-        let Some((weight, 12)) = self.codes(1)? else {
-            return Err(Error::input("its weight is not of codes of 8 bits"));
-        };
-        let bias = match self.operator.inputs[2] {
-            ABSENT => None,
-            _ => Some(self.steps()?),
-        };
-        let (name, version) = (self.operator.builtin.name, self.operator.builtin.version);
-        let op: Op = match (name, version, bias) {
-            ("FULLY_CONNECTED", 12, _) => {
-                self.keeps_axes()?;
-                Linear {}.into()
-            }
-            ("CONV_2D", 3, Some(_)) => {
-                let conv = self.convolution_of(x, weight, 0)?;
-                let [x, w] = [x, weight].map(|id| self.reader.builder.ty(id));
-                require(x.shape[3] == w.shape[3], || "CONV_2D of codes has groups".to_string())?;
-                conv.into()
-            }
-            _ => return Err(Error::input(format!("{name} of version {version} is not for codes"))),
-        };
-        Ok((op, [x, weight].into_iter().chain(bias).collect()))
-    }
-
-    /// What is added to products of codes: its scales are the products of both scales.
-    fn steps(&self) -> Result<ValueId> {
-        let (index, held) = self.held(2)?;
-        let Held::Steps(bias) = held else { return Err(Error::input("its bias is not in steps")) };
-        let of = |number: usize| Ok::<_, Error>(&self.reader.tensors[self.held(number)?.0]);
-        let (x, weight, bias_tensor) = (of(0)?, of(1)?, &self.reader.tensors[index]);
-        let tables = |tensor: &Tensor| {
-            let coding = tensor.codes.as_ref().map(|codes| codes.coding(&tensor.ty.shape));
-            coding.map(|coding| coding.tables).unwrap_or_default()
-        };
-        let scale = x.scale.unwrap_or_default();
-        let expected: Vec<f32> = tables(weight).iter().map(|row| scale * row).collect();
-        require(tables(bias_tensor) == expected, || {
-            format!("the steps of {} are not the products of both scales", bias_tensor.name)
-        })?;
-        Ok(*bias)
     }
 
     /// Kernels and XNNPACK unpack codes of 8 bits.
@@ -519,7 +463,7 @@ impl Operands<'_, '_> {
         Ok((Linear {}.into(), operands))
     }
 
-    fn keeps_axes(&self) -> Result<()> {
+    pub fn keeps_axes(&self) -> Result<()> {
         let keep = self.options()?.bool(slot::fully_connected::KEEP_NUM_DIMS)?;
         require(keep, || "FULLY_CONNECTED drops axes".to_string())
     }
@@ -540,7 +484,7 @@ impl Operands<'_, '_> {
     }
 
     /// What a CONV_2D says of strides and padding.
-    fn convolution_of(&self, x: ValueId, weight: ValueId, padded: usize) -> Result<Conv2d> {
+    pub fn convolution_of(&self, x: ValueId, weight: ValueId, padded: usize) -> Result<Conv2d> {
         let [x_shape, weight] = [x, weight].map(|id| &self.reader.builder.ty(id).shape);
         require(x_shape.len() == 4 && weight.len() == 4, || "CONV_2D is not over a map".to_string())?;
         let options = self.options()?;
