@@ -1,8 +1,9 @@
-//! `w8a8`: activations rounded to 8 bits, in every target. What is written is what the interpreter computes, and what the targets' own
-//! software computes.
+//! Parts whose layers are stored as codes, behind the passes, in every target: what is written is what the interpreter computes, and what
+//! the targets' own software computes. `w8a8` first of all, whose activations are rounded too.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -42,17 +43,19 @@ fn calibration(subnet: &str) -> CalibrationFile {
     CalibrationFile::open(&folder.path().join(subnet)).unwrap()
 }
 
-fn quantize(part: Part, subnet: &str, target: Target) -> Quantize {
+fn quantize(part: Part, subnet: &str, target: Target, choice: &str) -> Quantize {
+    let largest = || calibration(subnet).largest(part.name()).unwrap();
     Quantize {
-        default: Some("w8a8".parse().unwrap()),
-        largest: calibration(subnet).largest(part.name()).unwrap(),
+        default: Some(choice.parse().unwrap()),
+        decode_palettes: !target.has_palettes(),
+        largest: if choice == "w8a8" { largest() } else { BTreeMap::new() },
         round_results: target.rounds_results(),
         ..Quantize::default()
     }
 }
 
 /// A part behind the passes, and the store of its weights.
-fn prepared(part: Part, subnet: &str, target: Target) -> (Graph, Store) {
+fn prepared(part: Part, subnet: &str, target: Target, choice: &str) -> (Graph, Store) {
     let pipeline = Pipeline::open(&fixture("shapes")).unwrap();
     let imported = pipeline.import(part, 1, [16, 16]).unwrap();
     let options = Standard {
@@ -60,7 +63,7 @@ fn prepared(part: Part, subnet: &str, target: Target) -> (Graph, Store) {
         baking: None,
         precision: Precision::F16,
         weights_only: target.weights_only(),
-        quantize: Some(quantize(part, subnet, target)),
+        quantize: Some(quantize(part, subnet, target, choice)),
     };
     let passes = standard(&options, imported.graph.stage(), &no_numbers);
     (run(&imported.graph, &passes, None).unwrap(), imported.store)
@@ -151,7 +154,7 @@ fn rounded(graph: &Graph, store: &Store, is: impl Fn(&Weight) -> bool) -> Vec<Ve
 /// Written, read back and compared bit for bit.
 fn written(part: Part, subnet: &str, target: Target, folder: &std::path::Path) -> Done {
     let what = format!("{} {} {subnet}", target.name(), part.name());
-    let (graph, store) = prepared(part, subnet, target);
+    let (graph, store) = prepared(part, subnet, target, "w8a8");
     let backend = target.backend(MinOs::default());
     let legal = legalize(&graph, backend.as_ref()).unwrap();
     let own = folder.join(what.replace(' ', "."));
@@ -258,7 +261,7 @@ fn integer_products(done: &[Done]) {
 #[test]
 fn what_is_read_thrice_is_rounded_once() {
     for target in [Target::Onnx, Target::TfLite] {
-        let (graph, _) = prepared(Part::Transformer, "small", target);
+        let (graph, _) = prepared(Part::Transformer, "small", target, "w8a8");
         let weight = |end: &str| {
             let node = graph.nodes().iter().find(|node| {
                 let weight = node.operands.get(1).and_then(|&id| graph.as_weight(id));
@@ -280,5 +283,40 @@ fn what_is_read_thrice_is_rounded_once() {
         let most = if target.rounds_results() { 2 * layers } else { layers };
         assert!(scales.len() > layers / 2 && scales.len() < most, "{} of {layers}", scales.len());
         assert!(scales.iter().all(|scale| half::f16::from_f32(*scale).to_f32() == *scale), "{scales:?}");
+    }
+}
+
+/// What `tests/quantize.rs` runs of `tiny` alone, on the other subnets: one evaluation each. Palettes that a target has not are decoded;
+/// one of them shows it.
+#[test]
+fn every_subnet_runs_with_every_encoding() {
+    for target in Target::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = target.backend(MinOs::Ios18);
+        let only = ["palette8", "palette6", "palette3 group 8", "palette2"];
+        let choices =
+            ["int4", "palette4"].into_iter().chain(only.into_iter().filter(|_| target.has_palettes()));
+        let cases: Vec<(&str, &str)> =
+            choices.flat_map(|choice| [("small", choice), ("full", choice)]).collect();
+        let (mut jobs, mut expected) = (Vec::new(), Vec::new());
+        for (number, (subnet, choice)) in cases.iter().enumerate() {
+            let (graph, store) = prepared(Part::Transformer, subnet, target, choice);
+            let legal = legalize(&graph, backend.as_ref()).unwrap();
+            let own = folder.path().join(number.to_string());
+            std::fs::create_dir(&own).unwrap();
+            let path = own.join(backend.artifact("transformer"));
+            backend.write(&Written { graph: &legal, store: &store, facts: &[] }, &path, &mut |_| {}).unwrap();
+            let (read, store) = backend.read(&path).unwrap();
+            let inputs = examples(Part::Transformer, subnet).remove(0);
+            expected.push(interpret(&read, &store, &inputs));
+            let file = own.join("inputs");
+            tensor_file(&file, &inputs.iter().map(|(name, tensor)| (*name, tensor)).collect::<Vec<_>>());
+            jobs.push(runtimes::Job { artifact: path, inputs: file, outputs: own.join("outputs") });
+        }
+        for ((found, expected), case) in runtimes::run(target, &jobs).iter().zip(&expected).zip(&cases) {
+            let error = relative_error(found["velocity"].values(), expected.values());
+            println!("{} {case:?}: {error:.2e}", target.name());
+            assert!(error <= RUNTIME, "{} {case:?}: relative error {error:e}", target.name());
+        }
     }
 }
