@@ -163,7 +163,7 @@ const FAULTS: &[Fault] = &[
     ("conv2d_pad_f32", &[SUBGRAPH, operator(2), OPTIONS, field(0)], &[5], "the padding 5"),
     ("conv2d_pad_f32", &[SUBGRAPH, operator(2), OPTIONS, field(0)], &[0], "the padding 0"),
     ("conv2d_pad_f32", &[SUBGRAPH, operator(2), OPTIONS, field(2)], &[3], "the strides 3 and 2"),
-    ("conv2d_groups_f32", &[(1, Some(1)), field(2)], &[1], "another version"),
+    ("conv2d_groups_f32", &[(1, Some(1)), field(2)], &[1], "of version 1, expected 6"),
     ("large_f32", &[buffer(2), field(1)], &[9], "starts at byte"),
     ("large_f32", &[buffer(2), field(1)], &[0, 0, 0, 0, 0, 0, 0, 0x7f], "nothing names the bytes"),
     ("large_f32", &[buffer(2), field(2)], &[4], "b has 3588 bytes, f32[900] takes 3600"),
