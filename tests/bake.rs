@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 use snapc_driver::{Bake, CompileOptions, Manifest, MinOs, Part, Precision, Silent, Target, Width, compile};
@@ -406,14 +405,8 @@ fn one_piece_to_xnnpack() {
             files.push((bake, output.join("tflite/full/transformer.tflite")));
         }
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/tflite_check.py");
-    let mut command = Command::new(runtimes::python());
-    let done =
-        command.arg(script).arg("--partitions").args(files.iter().map(|(_, file)| file)).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let text = String::from_utf8(done.stdout).unwrap();
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), files.len());
+    let paths: Vec<PathBuf> = files.iter().map(|(_, file)| file.clone()).collect();
+    let lines = runtimes::partitions(&paths);
     for (line, (bake, file)) in lines.iter().zip(&files) {
         assert_eq!(line["partitions"], 1, "{}: {line}", file.display());
         let left_out: Vec<&str> = line["left_out"].as_object().unwrap().keys().map(String::as_str).collect();

@@ -43,12 +43,17 @@ fn choice(text: &str) -> QuantizeChoice {
     text.parse().unwrap()
 }
 
+/// Whether a choice asks for a calibration.
+fn measured(text: &str) -> bool {
+    ["gptq", "awq", "w8a8"].iter().any(|word| text.contains(word))
+}
+
 /// A compile of one subnet to ONNX in which the transformer's layers get `choice`.
 fn options(subnet: &str, text: &str, output: &Path) -> CompileOptions {
     let quantization = QuantizeOptions {
         parts: BTreeMap::from([(Part::Transformer, choice(text))]),
         allow_decode: true,
-        calibration: if text.contains("gptq") || text.contains("awq") { calibrations() } else { Vec::new() },
+        calibration: if measured(text) { calibrations() } else { Vec::new() },
         ..QuantizeOptions::default()
     };
     let widths = vec![Width::Subnet(subnet.to_string())];
@@ -73,10 +78,15 @@ fn psnr(subnet: &str, text: &str) -> f64 {
 #[test]
 fn pictures_keep_to_their_bars() {
     for subnet in SUBNETS {
-        for (text, bar) in
-            [("int8", 40.0), ("palette6", 32.0), ("int4 group 32 gptq", 25.0), ("palette4 gptq", 25.0)]
-        {
+        for (text, bar) in [
+            ("int8", 40.0),
+            ("w8a8", 35.0),
+            ("palette6", 32.0),
+            ("int4 group 32 gptq", 25.0),
+            ("palette4 gptq", 25.0),
+        ] {
             let psnr = psnr(subnet, text);
+            println!("{subnet} {text}: {psnr:.2} dB");
             assert!(psnr >= bar, "{subnet} {text}: {psnr:.2} dB, at least {bar} is asked for");
         }
     }
@@ -241,6 +251,24 @@ fn what_contradicts_is_refused() {
         options.quantization.parts.insert(Part::Transformer, choice("int4 group 32 gptq"));
     };
     assert!(error(&|options| gptq(options)).contains("no --calibration is named"));
+    let rounded = |options: &mut CompileOptions| {
+        options.quantization.parts.insert(Part::Transformer, choice("w8a8"));
+    };
+    let unmeasured = error(&|options| rounded(options));
+    assert!(unmeasured.contains("w8a8 asks for what `snapc calibrate` measures"), "{unmeasured}");
+    let oldest = error(&|options| {
+        rounded(options);
+        options.quantization.calibration = calibrations()[..1].to_vec();
+        (options.targets, options.min_os, options.ranges) = (vec![Target::CoreMl], MinOs::Ios16, Ranges::Off);
+        options.widths.truncate(1);
+    });
+    assert!(oldest.contains("Core ML has that from iOS 17 on"), "{oldest}");
+    let given_out = error(&|options| {
+        rounded(options);
+        options.quantization.calibration = calibrations()[..1].to_vec();
+        options.quantization.budget = Some(Budget::Bits(6.0));
+    });
+    assert!(given_out.contains("w8a8 has 8 for each"), "{given_out}");
     let other = error(&|options| {
         gptq(options);
         options.quantization.calibration = calibrations()[1..2].to_vec();
@@ -391,7 +419,7 @@ fn runtimes_give_what_the_interpreter_gives() {
     for subnet in SUBNETS {
         cases.extend([(subnet, "int8", &all[..]), (subnet, "int4 group 32", &all[..])]);
     }
-    cases.push(("tiny", "int4", &all));
+    cases.extend([("tiny", "int4", &all[..]), ("tiny", "w8a8", &all[..])]);
     cases.extend(
         ["palette8", "palette6", "palette4", "palette3 group 8", "palette2"]
             .map(|text| ("tiny", text, &core_ml[..])),
@@ -401,6 +429,7 @@ fn runtimes_give_what_the_interpreter_gives() {
         let place = folder.path().join(number.to_string());
         let mut options = options(subnet, text, &place);
         options.targets = targets.to_vec();
+        options.quantization.calibration.retain(|path| path.ends_with(subnet));
         (options.min_os, options.ranges, options.parts) =
             (MinOs::Ios18, Ranges::Off, vec![Part::Transformer]);
         options.quantization.allow_decode = false;
@@ -417,7 +446,7 @@ fn runtimes_give_what_the_interpreter_gives() {
         done.extend(verify(&options, &mut Silent).unwrap());
     }
     // A runtime's rows and the interpreter's hold the same output against the pipeline: they may differ by the bound.
-    assert_eq!(done.len(), 26);
+    assert_eq!(done.len(), 29);
     for found in done {
         let [interpreted, in_runtime] = &found.rows[..] else { panic!("{:?}", found.rows) };
         assert_ne!(interpreted.run_by, in_runtime.run_by);

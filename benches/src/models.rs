@@ -4,6 +4,7 @@ use snapc_backend::{Part, legalize};
 use snapc_driver::{MinOs, Precision, QuantizeChoice, Target};
 use snapc_frontends::{Part as PartName, Pipeline};
 use snapc_ir::{Error, Graph, Result};
+use snapc_passes::quantize::layers;
 use snapc_passes::{Pass, Quantize, Slice, Standard, run, standard};
 use snapc_weights::Store;
 
@@ -34,12 +35,21 @@ impl Tenth {
         Ok(Tenth { plain, velocity, store: imported.store, width })
     }
 
-    /// The velocity with its layers stored as codes.
+    /// The velocity with its layers stored as codes, for a target. Activations that are rounded have scales that nobody measured: times
+    /// do not depend on them.
     ///
     /// # Errors
     /// If a pass fails.
-    pub fn coded(&self, choice: QuantizeChoice) -> Result<Graph> {
-        behind_standard(&self.plain, (self.width, self.width), Some(choice))
+    pub fn coded(&self, choice: QuantizeChoice, target: Target) -> Result<Graph> {
+        const LARGEST: [f32; 2] = [8.0, 8.0];
+        let all = layers(&self.plain).into_iter().chain(layers(&self.velocity));
+        let quantize = Quantize {
+            default: Some(choice),
+            largest: all.map(|layer| (layer.tensor, LARGEST)).collect(),
+            round_results: target.rounds_results(),
+            ..Quantize::default()
+        };
+        behind_standard(&self.plain, (self.width, self.width), Some(quantize))
     }
 }
 
@@ -59,8 +69,7 @@ pub fn pipeline(name: &str, folder: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn behind_standard(graph: &Graph, widths: (usize, usize), choice: Option<QuantizeChoice>) -> Result<Graph> {
-    let quantize = choice.map(|choice| Quantize { default: Some(choice), ..Quantize::default() });
+fn behind_standard(graph: &Graph, widths: (usize, usize), quantize: Option<Quantize>) -> Result<Graph> {
     let passes = Standard { widths, baking: None, precision: Precision::F32, weights_only: true, quantize };
     let nothing = |_: &Graph, _: &[Vec<f32>]| Err(Error::bug("nothing is baked"));
     run(graph, &standard(&passes, graph.stage(), &nothing), None)

@@ -16,13 +16,13 @@ use crate::args::Network;
 const GROUP: usize = 32;
 
 /// The words that `--quantize` takes.
-const WORDS: &str = "int8, int4, int4-channel, palette8, palette6, palette4, palette3, palette2, f16";
+const WORDS: &str = "int8, w8a8, int4, int4-channel, palette8, palette6, palette4, palette3, palette2, f16";
 
 /// What weights are stored as.
 #[derive(Args)]
 #[allow(missing_docs)]
 pub struct QuantizeArgs {
-    /// Store weights as codes: int8 (a scale an output channel), int4 (a scale for each 32 inputs), int4-channel, palette8 / 6 / 4 / 3 / 2 (a
+    /// Store weights as codes: int8 (a scale an output channel), w8a8 (int8, and what layers are given rounded to 8 bits too), int4 (a scale for each 32 inputs), int4-channel, palette8 / 6 / 4 / 3 / 2 (a
     /// look-up table; Core ML). For the transformer; PART=ENCODING for another part, once or more
     #[arg(long, value_name = "[PART=]ENCODING", value_parser = parse_quantize)]
     pub quantize: Vec<(Part, Word)>,
@@ -63,8 +63,8 @@ pub struct QuantizeArgs {
 pub enum Word {
     /// Stays as it is.
     Plain,
-    /// An encoding.
-    Coded(Encoding),
+    /// An encoding, and whether activations are rounded.
+    Coded(QuantizeChoice),
 }
 
 fn parse_quantize(text: &str) -> std::result::Result<(Part, Word), String> {
@@ -74,8 +74,8 @@ fn parse_quantize(text: &str) -> std::result::Result<(Part, Word), String> {
     };
     let encoding = match word {
         "f16" => return Ok((part, Word::Plain)),
-        "int4" => Encoding::int(4, Some(GROUP)),
-        "int4-channel" => Encoding::int(4, None),
+        "int4" => QuantizeChoice::of(Encoding::int(4, Some(GROUP))),
+        "int4-channel" => QuantizeChoice::of(Encoding::int(4, None)),
         word if word.contains(' ') => return Err(unknown(word)),
         word => word.parse().map_err(|_| unknown(word))?,
     };
@@ -108,8 +108,8 @@ impl QuantizeArgs {
             .help("add --quantize, as in --quantize int4 --method gptq"));
         }
         for (part, word) in self.quantize {
-            let Word::Coded(encoding) = word else { continue };
-            let choice = choice(encoding, part, self.group, self.method, self.rank)?;
+            let Word::Coded(asked) = word else { continue };
+            let choice = choice(asked, part, self.group, self.method, self.rank)?;
             if parts.insert(part, choice).is_some_and(|earlier| earlier != choice) {
                 return Err(Error::usage(format!("two encodings are named for the {}", part.name()))
                     .help("the first --quantize without a part is the transformer's; write PART=ENCODING for others"));
@@ -124,10 +124,10 @@ impl QuantizeArgs {
             (None, None) => None,
         };
         if budget.is_some() && !parts.contains_key(&Part::Transformer) {
-            let encoding = Encoding::int(4, Some(GROUP));
+            let asked = QuantizeChoice::of(Encoding::int(4, Some(GROUP)));
             parts.insert(
                 Part::Transformer,
-                choice(encoding, Part::Transformer, self.group, self.method, self.rank)?,
+                choice(asked, Part::Transformer, self.group, self.method, self.rank)?,
             );
         }
         Ok(QuantizeOptions {
@@ -142,33 +142,40 @@ impl QuantizeArgs {
     }
 }
 
-/// An encoding with what other options say of it. Group, method and rank are the transformer's: other parts are small and lose more.
+/// A choice with what other options say of it. Group, method and rank are the transformer's: other parts are small and lose more.
 fn choice(
-    mut encoding: Encoding,
+    mut asked: QuantizeChoice,
     part: Part,
     group: Option<usize>,
     method: Option<Method>,
     rank: usize,
 ) -> Result<QuantizeChoice> {
     if part != Part::Transformer {
-        return Ok(QuantizeChoice { encoding, rank: 0 });
+        return Ok(asked);
     }
-    let shares = encoding.group.is_some() || matches!(encoding.code, snapc_driver::Code::Palette { .. });
+    let shares =
+        asked.encoding.group.is_some() || matches!(asked.encoding.code, snapc_driver::Code::Palette { .. });
     match group {
         Some(0) => {
             return Err(Error::usage("a group of 0 shares nothing").help("32 is the usual one for int4"));
         }
-        Some(group) if shares => encoding.group = Some(group),
+        Some(group) if shares => asked.encoding.group = Some(group),
         Some(_) => {
             return Err(Error::usage(format!(
-                "--group does not go with {encoding}, which has a scale an output channel"
+                "--group does not go with {asked}, which has a scale an output channel"
             ))
             .help("use --quantize int4, or a palette"));
         }
         None => {}
     }
-    encoding.method = method.unwrap_or_default();
-    Ok(QuantizeChoice { encoding, rank })
+    if asked.activations && rank > 0 {
+        return Err(Error::usage(format!(
+            "--rank does not go with {asked}: a product of codes has no other beside it"
+        ))
+        .help("use --quantize int8 or int4, or leave --rank out"));
+    }
+    asked.encoding.method = method.unwrap_or_default();
+    Ok(QuantizeChoice { rank, ..asked })
 }
 
 /// Measure what layers are given, over prompts, for `compile --calibration`
@@ -220,7 +227,10 @@ pub struct CalibrateArgs {
 /// What `print --quantize` takes: one encoding.
 pub fn parse_encoding(text: &str) -> std::result::Result<QuantizeChoice, String> {
     match parse_quantize(text)?.1 {
-        Word::Coded(encoding) => Ok(QuantizeChoice { encoding, rank: 0 }),
+        Word::Coded(choice) if choice.activations => {
+            Err(format!("`{text}` asks for a calibration, which `compile` takes"))
+        }
+        Word::Coded(choice) => Ok(choice),
         Word::Plain => Err(unknown(text)),
     }
 }

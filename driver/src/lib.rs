@@ -39,7 +39,7 @@ pub use quantization::Strip;
 pub use quantization::accuracy::{LayerLoss, PictureLoss, StepLoss, measure as measure_accuracy};
 pub use quantization::budget::{Given, Price, knapsack, parse_bytes};
 pub use quantization::calibrate::{CalibrateOptions, Calibrated, MomentsKind, calibrate, merge, parse_shard};
-pub use quantization::{Accuracy, Budget, MaxLoss, QuantizeOptions, Recipe, When};
+pub use quantization::{Accuracy, Budget, CalibrationFile, MaxLoss, QuantizeOptions, Recipe, When};
 pub use ranges::{NodeRange, PartRanges};
 pub use show::{Form, ShowOptions, show};
 pub use snapc_backend::{Device, Explanation};

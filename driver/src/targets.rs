@@ -80,6 +80,14 @@ impl Target {
         }
     }
 
+    /// Whether a product of codes is itself rounded to codes.
+    pub fn rounds_results(self) -> bool {
+        match self {
+            Target::TfLite => true,
+            Target::CoreMl | Target::Onnx => false,
+        }
+    }
+
     /// Whether f16 means f16 weights under f32 arithmetic: where the target's processors gain nothing from f16 arithmetic.
     pub fn weights_only(self) -> bool {
         match self {

@@ -256,7 +256,8 @@ impl Coded {
             | Transform::Double(_)
             | Transform::LowRank { .. }
             | Transform::Encode(_)
-            | Transform::Decode => return None,
+            | Transform::Decode
+            | Transform::Steps { .. } => return None,
         })
     }
 }

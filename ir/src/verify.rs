@@ -61,6 +61,13 @@ fn check_weight(weight: &Weight, stage: &Stage) -> Result<()> {
     if encodes > 1 || parted || (encodes == 0 && weight.transforms.contains(&Transform::Decode)) {
         return Err(Error::input("its codes are encoded twice, parted inside a block, or never made"));
     }
+    let steps = weight.transforms.iter().position(|change| matches!(change, Transform::Steps { .. }));
+    if steps.is_some_and(|place| place + 1 < weight.transforms.len()) {
+        return Err(Error::input("it is changed behind its steps"));
+    }
+    if let Some((of, _)) = weight.stepped() {
+        check_weight(of, stage)?;
+    }
     if *stage != Stage::Supernet && weight.is_elastic() {
         return Err(Error::input(format!("it has elastic axes in a {stage} graph")));
     }

@@ -219,8 +219,8 @@ impl Source {
     }
 }
 
-/// One change of a weight on its way from the source. None but `LowRank` and `Encode` rounds a number.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// One change of a weight on its way from the source. None but `LowRank`, `Encode` and `Steps` rounds a number.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Transform {
     /// Keeps the first `keep` of each of the `chunks` equal pieces of an axis.
     Take {
@@ -259,6 +259,14 @@ pub enum Transform {
     Encode(Encoding),
     /// What was encoded is stored as plain numbers.
     Decode,
+    /// To whole multiples of `scale` times the scale of the same row of `of`, whose codes have one a row: what an int32 holds that is
+    /// added to products of such codes and of codes of that scale. The last transform of a recipe.
+    Steps {
+        /// The weight that is stored as codes.
+        of: Box<Weight>,
+        /// The scale of what it is multiplied with.
+        scale: f32,
+    },
 }
 
 impl Transform {
@@ -310,6 +318,12 @@ impl Transform {
             }
             Transform::Encode(encoding) => encoding.blocks(shape).map(|_| shape.to_vec()),
             Transform::Decode => Some(shape.to_vec()),
+            Transform::Steps { of, scale } => {
+                let rows = of.coded().filter(|coded| coded.blocks.iter().skip(1).all(|&blocks| blocks == 1));
+                let fits =
+                    rows.is_some_and(|coded| coded.blocks[..1] == *shape && coded.shape[..1] == *shape);
+                (fits && scale.is_normal() && *scale > 0.0).then(|| shape.to_vec())
+            }
         }
     }
 }
@@ -450,6 +464,22 @@ impl Weight {
     /// Stores what was encoded as plain numbers.
     pub fn decode(&mut self) -> Result<()> {
         self.push(Transform::Decode)
+    }
+
+    /// Rounds to steps of `scale` times the scales of an encoded weight.
+    ///
+    /// # Errors
+    /// If that weight's codes have not one scale for each of the numbers.
+    pub fn steps(&mut self, of: &Weight, scale: f32) -> Result<()> {
+        self.push(Transform::Steps { of: Box::new(of.clone()), scale })
+    }
+
+    /// The weight whose scales its steps go by, and what these are multiplied by; `None` where it has none.
+    pub fn stepped(&self) -> Option<(&Weight, f32)> {
+        match self.transforms.last() {
+            Some(Transform::Steps { of, scale }) => Some((of, *scale)),
+            _ => None,
+        }
     }
 
     /// How its codes lie; `None` where it is stored as plain numbers, or where what is behind the encoding parts its blocks.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use snapc_ir::ops::{Cast, GroupNorm, LayerNorm, Op, RmsNorm};
+use snapc_ir::ops::{Cast, FakeQuantize, GroupNorm, LayerNorm, Op, RmsNorm};
 use snapc_ir::{Builder, DType, Def, Error, Graph, Node, Result, ValueId};
 
 use crate::precision::{half, sampler_weights};
@@ -61,7 +61,11 @@ impl<'a> HalfReplay<'a> {
                 (self.builder.op(typed(&node.op, DType::F32), &operands)?, 0)
             }
             Rule::Plain => (self.in_half(node, |_| 0)?, 0),
-            Rule::Same => (self.in_half(node, |_| wanted)?, wanted),
+            Rule::Same => {
+                let operands = self.all(node, |replay, _, id| replay.at(id, wanted))?;
+                let op = at_power(&typed(&node.op, DType::F16), wanted);
+                (self.builder.op(op, &operands)?, wanted)
+            }
             Rule::Carry(carrier) => (self.in_half(node, |n| if n == carrier { wanted } else { 0 })?, wanted),
             Rule::Product => {
                 let x = self.plan.power(node.operands[0]);
@@ -170,6 +174,14 @@ impl<'a> HalfReplay<'a> {
 fn typed(op: &Op, dtype: DType) -> Op {
     match op {
         Op::Cast(_) => Cast { dtype }.into(),
+        op => op.clone(),
+    }
+}
+
+/// What is held at a power goes in steps of that power.
+fn at_power(op: &Op, power: i32) -> Op {
+    match op {
+        Op::FakeQuantize(op) => FakeQuantize { scale: op.scale * two_to(-power) }.into(),
         op => op.clone(),
     }
 }

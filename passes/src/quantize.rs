@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use snapc_ir::analysis::Flow;
-use snapc_ir::ops::{Linear, Op};
+use snapc_ir::ops::{FakeQuantize, Linear, Op};
 use snapc_ir::{
     Code, Def, Encoding, Error, Factor, Graph, Node, Place, Result, Source, Stage, ValueId, Weight, rewrite,
 };
@@ -15,18 +15,35 @@ use crate::Pass;
 /// Weights of fewer numbers stay as they are: their scales and their place in a file would weigh as much.
 const FEWEST: usize = 1024;
 
-/// How one weight is stored: codes, and beside them a low-rank product where a rank is given. Text form: `int4 group 32 gptq rank 16`.
+/// How one weight is stored: codes, and beside them a low-rank product where a rank is given; and whether its layer multiplies codes.
+/// Text form: `int4 group 32 gptq rank 16`, or `w8a8 gptq` for `int8 gptq` with activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Choice {
     /// The encoding of the weight, or of what the product leaves of it.
     pub encoding: Encoding,
     /// The rank of the product; 0 is none.
     pub rank: usize,
+    /// Whether what the weight is multiplied with is rounded to 8 bits, with one scale for all of it.
+    pub activations: bool,
+}
+
+/// The word of `int8` with activations.
+const ACTIVATIONS: &str = "w8a8";
+
+impl Choice {
+    /// An encoding alone.
+    pub fn of(encoding: Encoding) -> Self {
+        Choice { encoding, rank: 0, activations: false }
+    }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.encoding)?;
+        let encoding = self.encoding.to_string();
+        match encoding.strip_prefix("int8").filter(|_| self.activations) {
+            Some(method) => write!(f, "{ACTIVATIONS}{method}")?,
+            None => f.write_str(&encoding)?,
+        }
         if self.rank == 0 { Ok(()) } else { write!(f, " rank {}", self.rank) }
     }
 }
@@ -37,7 +54,19 @@ impl FromStr for Choice {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let (encoding, rank) = text.split_once(" rank ").unwrap_or((text, "0"));
         let rank = rank.trim().parse().map_err(|_| format!("`{text}`: a rank is a number"))?;
-        Ok(Choice { encoding: encoding.parse()?, rank })
+        let method =
+            encoding.strip_prefix(ACTIVATIONS).filter(|rest| rest.is_empty() || rest.starts_with(' '));
+        match method {
+            Some(_) if rank > 0 => Err(format!("`{text}`: {ACTIVATIONS} has no product beside it")),
+            Some(method) => {
+                let encoding: Encoding = format!("int8{method}").parse()?;
+                match encoding.group {
+                    Some(_) => Err(format!("`{text}`: {ACTIVATIONS} has a scale an output channel")),
+                    None => Ok(Choice { activations: true, ..Choice::of(encoding) }),
+                }
+            }
+            None => Ok(Choice { rank, ..Choice::of(encoding.parse()?) }),
+        }
     }
 }
 
@@ -50,6 +79,11 @@ pub struct Quantize {
     pub tensors: BTreeMap<String, Option<Choice>>,
     /// Palettes are stored as the numbers that they decode to: for targets that have none.
     pub decode_palettes: bool,
+    /// For each layer, by its tensor, the largest |x| of what it is given and of what comes of it: scales of activations follow from
+    /// these.
+    pub largest: BTreeMap<String, [f32; 2]>,
+    /// What comes of a layer with rounded activations is rounded too: for targets in which products of codes are codes.
+    pub round_results: bool,
 }
 
 /// A layer whose weight may be encoded.
@@ -182,7 +216,7 @@ impl Quantize {
 
 /// What comes nearest to a choice for a weight of that shape, and why where it is another one.
 fn fitting(asked: Choice, shape: &[usize]) -> (Choice, Option<String>) {
-    let Choice { mut encoding, rank } = asked;
+    let Choice { mut encoding, rank, activations } = asked;
     let matrix = shape.len() == 2;
     let mut reason = None;
     match encoding.code {
@@ -204,7 +238,7 @@ fn fitting(asked: Choice, shape: &[usize]) -> (Choice, Option<String>) {
     if !matrix {
         encoding.method = Default::default();
     }
-    (Choice { encoding, rank: if matrix { rank } else { 0 } }, reason)
+    (Choice { encoding, rank: if matrix { rank } else { 0 }, activations }, reason)
 }
 
 fn unknown(name: &str, graph: &Graph, layers: &[Layer]) -> Error {
@@ -251,13 +285,29 @@ impl Pass for QuantizePass {
             Ok(weight)
         };
         let whole = |weight: Weight| match plan.get(&weight.name) {
-            Some(Choice { encoding, rank: 0 }) => encode(weight, *encoding),
+            Some(Choice { encoding, rank: 0, .. }) => encode(weight, *encoding),
             _ => Ok(weight),
         };
+        let scales = quantize.scales(graph, &plan)?;
+        let mut rounded: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         rewrite(graph, graph.stage().clone(), whole, |builder, node| {
+            if let Some(result) = scales.of_layer(graph, node.node) {
+                let x = node.node.operands[0];
+                let mut operands = node.operands.clone();
+                operands[0] = match rounded.get(&x) {
+                    Some(&known) => known,
+                    None => builder.one(FakeQuantize { scale: scales.inputs[&x] }, &operands[..1])?,
+                };
+                rounded.insert(x, operands[0]);
+                let y = builder.one(node.op().clone(), &operands)?;
+                return Ok(Some(vec![match result {
+                    Some(scale) => builder.one(FakeQuantize { scale }, &[y])?,
+                    None => y,
+                }]));
+            }
             let weight = node.node.operands.get(1).and_then(|&id| graph.as_weight(id));
             let choice = weight.and_then(|weight| plan.get(&weight.name)).filter(|choice| choice.rank > 0);
-            let (Some(weight), Some(&Choice { encoding, rank }), Op::Linear(Linear {})) =
+            let (Some(weight), Some(&Choice { encoding, rank, .. }), Op::Linear(Linear {})) =
                 (weight, choice, node.op())
             else {
                 return Ok(None);
@@ -277,6 +327,58 @@ impl Pass for QuantizePass {
             Ok(Some(vec![builder.add(y, product)?]))
         })
     }
+}
+
+/// The scales of activations.
+struct Scales {
+    /// Of what layers read: one for all that read the same.
+    inputs: BTreeMap<ValueId, f32>,
+    /// For each weight of such a layer the scale of its results, where these are rounded.
+    results: BTreeMap<String, Option<f32>>,
+}
+
+impl Scales {
+    /// For a layer with rounded activations the scale of its result, where that is rounded too.
+    fn of_layer(&self, graph: &Graph, node: &Node) -> Option<Option<f32>> {
+        let weight = node.operands.get(1).and_then(|&id| graph.as_weight(id))?;
+        self.results.get(&weight.name).copied()
+    }
+}
+
+impl Quantize {
+    fn scales(&self, graph: &Graph, plan: &BTreeMap<String, Choice>) -> Result<Scales> {
+        let (mut largest, mut results) = (BTreeMap::<ValueId, f32>::new(), BTreeMap::new());
+        for node in graph.nodes() {
+            let weight = node.operands.get(1).and_then(|&id| graph.as_weight(id));
+            let Some(weight) =
+                weight.filter(|weight| plan.get(&weight.name).is_some_and(|own| own.activations))
+            else {
+                continue;
+            };
+            let Source::Tensor { name, .. } = &weight.source else { continue };
+            let &[input, result] = self.largest.get(name).ok_or_else(|| {
+                Error::input("the calibration does not say how large its inputs and results become")
+                    .at(Place::Tensor(name.clone()))
+                    .help("run `snapc calibrate` again, with this pipeline and subnet, and name its file with --calibration")
+            })?;
+            let known = largest.entry(node.operands[0]).or_default();
+            *known = known.max(input);
+            results.insert(weight.name.clone(), self.round_results.then(|| scale(result)));
+        }
+        let inputs = largest.into_iter().map(|(id, largest)| (id, scale(largest))).collect();
+        Ok(Scales { inputs, results })
+    }
+}
+
+/// The scale whose largest code stands for the largest number, in the 11 bits that f16 has, so that all targets have the same one.
+fn scale(largest: f32) -> f32 {
+    const DROPPED: u32 = 13;
+    // All was zero: any scale will do.
+    if largest == 0.0 {
+        return 1.0;
+    }
+    let bits = (largest / FakeQuantize::LARGEST).max(f32::MIN_POSITIVE).to_bits();
+    f32::from_bits((bits + (1 << (DROPPED - 1))) >> DROPPED << DROPPED)
 }
 
 /// Weights of a graph that are stored as codes, by the name of their tensor.

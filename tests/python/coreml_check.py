@@ -43,6 +43,7 @@ RESERVED = set(
 )
 # Optional parameters that have no default: leaving them out is how one says that there is none.
 MAY_BE_MISSING = {("linear", "bias"), ("conv", "bias"), ("layer_norm", "gamma"), ("layer_norm", "beta"), ("split", "split_sizes"),
+                  ("quantize", "zero_point"), ("quantize", "axis"), ("dequantize", "zero_point"), ("dequantize", "axis"),
                   ("constexpr_blockwise_shift_scale", "offset"), ("constexpr_lut_to_dense", "vector_axis")}
 # Number in the weight file -> type in the program, bits.
 BLOB_TYPES = {
@@ -418,6 +419,8 @@ OPS = {
         np.repeat(x, scale_factor_height, -2), scale_factor_width, -1
     ),
     "cast": lambda x, dtype: x.astype({"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[dtype]),
+    "quantize": lambda input, scale, output_dtype: np.clip(np.rint(input / scale), -128, 127),
+    "dequantize": lambda input, scale: input.astype(np.float32) * scale,
     "identity": lambda x: x,
 }
 

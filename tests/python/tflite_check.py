@@ -42,7 +42,9 @@ OPERATORS = {
     ("ADD", 1): ("AddOptions", (1, 5)),
     ("CONCATENATION", 1): ("ConcatenationOptions", (1, 5)),
     ("CONV_2D", 1): ("Conv2DOptions", (1, 5)),
+    ("CONV_2D", 3): ("Conv2DOptions", (1, 14)),
     ("CONV_2D", 6): ("Conv2DOptions", (2, 9)),
+    ("DEQUANTIZE", 2): ("DequantizeOptions", (1, 14)),
     ("DEQUANTIZE", 3): ("DequantizeOptions", (1, 15)),
     ("DEQUANTIZE", 5): ("DequantizeOptions", (2, 7)),
     ("EMBEDDING_LOOKUP", 1): ("NONE", (1, 13)),
@@ -66,6 +68,7 @@ OPERATORS = {
     ("SIN", 1): ("NONE", (1, 9)),
     ("RSQRT", 1): ("NONE", (1, 10)),
     ("COS", 1): ("CosOptions", (1, 14)),
+    ("QUANTIZE", 1): ("QuantizeOptions", (1, 14)),
     ("BATCH_MATMUL", 1): ("BatchMatMulOptions", (2, 3)),
     ("GELU", 1): ("GeluOptions", (2, 9)),
 }
@@ -172,6 +175,14 @@ def check_tensors(model, graph):
 def check_codes_of(graph, tensor, name, shape):
     """Codes have a scale a row, or one a block in a tensor of their own; zero points are zero."""
     scales = tensor.quantization
+    if tensor.type == 9 and tensor.buffer == 0:
+        require(scales is not None and scales.detailsType == 0 and scales.quantizedDimension == 0, f"{name} has no scale")
+        require(len(scales.scale) == 1 and list(scales.zeroPoint) == [0], f"{name} has not one scale and zero point 0")
+        require(numpy.isfinite(scales.scale).all() and scales.scale[0] > 0, f"{name} has the scale {scales.scale}")
+        return
+    if tensor.type == 2 and scales is not None:
+        check_steps(graph, tensor, name)
+        return
     if tensor.type not in CODES:
         require(scales is None or scales.scale is None, f"{name} has scales, but no codes")
         return
@@ -185,6 +196,18 @@ def check_codes_of(graph, tensor, name, shape):
     require(scales.detailsType == 0 and len(scales.scale) == shape[0], f"{name} has not a scale a row")
     require(len(scales.zeroPoint) == shape[0] and not any(scales.zeroPoint), f"{name} has zero points")
     require(numpy.isfinite(scales.scale).all(), f"{name} has a scale that is no number")
+
+
+def check_steps(graph, tensor, name):
+    """What is added to products of codes: in steps of both scales, by every operator that reads it."""
+    number = next(number for number, other in enumerate(graph.tensors) if other is tensor)
+    readers = [operator for operator in graph.operators if number in operator.inputs]
+    require(readers and all(operator.inputs[2] == number for operator in readers), f"{name} is no bias")
+    for operator in readers:
+        x, weight = (graph.tensors[operator.inputs[place]] for place in (0, 1))
+        require(x.type == 9 and weight.type == 9, f"{name} is not added to products of codes")
+        steps = numpy.float32(x.quantization.scale[0]) * numpy.asarray(weight.quantization.scale, numpy.float32)
+        require(numpy.array_equal(steps, numpy.asarray(tensor.quantization.scale, numpy.float32)), f"the steps of {name}")
 
 
 def check_use(model):

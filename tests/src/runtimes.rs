@@ -114,6 +114,15 @@ pub fn fused(folder: &Path) -> BTreeMap<String, u64> {
     serde_json::from_value(line["fused"].clone()).unwrap()
 }
 
+/// In how many pieces XNNPACK takes each file's graph (`partitions`), and what it leaves out (`left_out`).
+pub fn partitions(files: &[PathBuf]) -> Vec<Value> {
+    let mut command = Command::new(python());
+    let text = call(command.arg(script(Target::TfLite)).arg("--partitions").args(files), "tflite");
+    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(lines.len(), files.len(), "{text}");
+    lines
+}
+
 fn script(target: Target) -> PathBuf {
     let script = match target {
         Target::CoreMl => "python/coreml_check.py",

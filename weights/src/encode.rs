@@ -129,6 +129,26 @@ impl Store {
             })
     }
 
+    /// Runs a recipe that ends in steps into these: how many of its own length each number is, and that length.
+    ///
+    /// # Errors
+    /// If it has no steps, or it cannot be read.
+    pub fn steps(&self, weight: &Weight) -> Result<(Vec<i32>, Vec<f32>)> {
+        let Some((of, scale)) = weight.stepped() else {
+            return Err(Error::bug("the weight has no steps").at(Place::Tensor(weight.name.clone())));
+        };
+        let (values, _) = self.run(weight, &weight.transforms[..weight.transforms.len() - 1])?;
+        self.steps_of(&values, of, scale)
+    }
+
+    /// Sums of products with codes stay far below the bound; f32 reads the steps back as they are written.
+    pub(crate) fn steps_of(&self, values: &[f32], of: &Weight, scale: f32) -> Result<(Vec<i32>, Vec<f32>)> {
+        const MOST: f32 = (1 << 30) as f32;
+        let scales: Vec<f32> = self.encode(of)?.tables.iter().map(|row| scale * row.to_f32()).collect();
+        let step = |(value, scale): (&f32, &f32)| (value / scale).round_ties_even().clamp(-MOST, MOST) as i32;
+        Ok((values.iter().zip(&scales).map(step).collect(), scales))
+    }
+
     /// The codes that the encoding at `place` of a recipe gives, some rows after the others where they have codes of their own.
     pub(crate) fn codes(&self, weight: &Weight, place: usize, encoding: &Encoding) -> Result<Encoded> {
         let plain = upto(weight, place)?;
@@ -248,6 +268,10 @@ impl Store {
         let Some(coding) = &region.coding else { return Err(Error::bug("a region without codes")) };
         let mut bytes = vec![0; region.bytes() as usize];
         self.read_at(region, 0, &mut bytes)?;
+        if coding.code == (Code::Int { bits: 32 }) {
+            let steps = bytes.chunks_exact(4).filter_map(|step| step.try_into().ok()).map(i32::from_le_bytes);
+            return Ok(steps.zip(&coding.tables).map(|(step, length)| step as f32 * length).collect());
+        }
         let count = element_count(&region.shape);
         let codes = match coding.code {
             Code::Int { bits: 4 } => cast_slice(&quantize::unpack_int4(&bytes, count)?).to_vec(),

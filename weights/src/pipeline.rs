@@ -17,6 +17,7 @@ const WAITING: usize = 2;
 enum Block {
     Bytes(Vec<u8>),
     Tables(Vec<f16>),
+    Lengths(Vec<f32>),
 }
 
 /// How much is done at once.
@@ -128,6 +129,7 @@ impl Queue {
                 let block = match stored {
                     Stored::Bytes(bytes) => Block::Bytes(self.filled(bytes)),
                     Stored::Tables(tables) => Block::Tables(tables),
+                    Stored::Lengths(lengths) => Block::Lengths(lengths),
                 };
                 sender.send(Ok(block)).map_err(|_| stopped())
             });
@@ -146,6 +148,7 @@ impl Queue {
                     self.buffers().push(bytes);
                 }
                 Block::Tables(tables) => take(number, Stored::Tables(tables))?,
+                Block::Lengths(lengths) => take(number, Stored::Lengths(lengths))?,
             }
         }
         self.state().taken += 1;

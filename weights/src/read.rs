@@ -104,6 +104,10 @@ impl Store {
                 self.factor_of(values, [shape[0], shape[1]], *rank, *factor, weight)?
             }
             Transform::Decode => values,
+            Transform::Steps { of, scale } => {
+                let (steps, scales) = self.steps_of(&values, of, *scale)?;
+                steps.iter().zip(&scales).map(|(&step, scale)| step as f32 * scale).collect()
+            }
             moving => moved(values, shape, moving),
         };
         Ok((values, after))
@@ -354,7 +358,8 @@ pub(crate) fn moved<T: Pod + Send + Sync>(values: Vec<T>, shape: &[usize], chang
         | Transform::Double(_)
         | Transform::LowRank { .. }
         | Transform::Encode(_)
-        | Transform::Decode => values,
+        | Transform::Decode
+        | Transform::Steps { .. } => values,
     }
 }
 

@@ -39,7 +39,8 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// The kinds of tensors: the largest |x| of a linear's inputs and of its results, `[1]`; second moments by channel and in full.
+    /// The kinds of tensors: the largest |x| of a layer's inputs and of its results, `[1]`; a linear's second moments by channel
+    /// and in full.
     pub const KINDS: [&str; 4] = ["largest", "result", "moments", "products"];
 
     /// Those of one part, in an open file. `shares` tells for `PART/WEIGHT` which other one has the same inputs, where they are measured
@@ -92,6 +93,12 @@ impl Statistics {
             .at(Place::Tensor(weight.to_string()))
             .at(self.place())
             .help("calibrate again, with this checkpoint and this subnet"))
+    }
+
+    /// The weights of the part that were measured.
+    pub fn weights(&self) -> Vec<String> {
+        let start = Self::key(&self.part, "result", "");
+        self.store.names().filter_map(|name| name.strip_prefix(&start)).map(str::to_string).collect()
     }
 
     /// The largest |x| of what a weight is multiplied with, and of what comes of it.

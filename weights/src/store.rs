@@ -47,9 +47,11 @@ impl Region {
 }
 
 impl Region {
-    /// How many bytes it takes with its scales or tables, which count as f16: what `Weight::stored_bytes` says of its weight.
+    /// How many bytes it takes with its scales or tables, which count as f16: what `Weight::stored_bytes` says of its weight. The lengths
+    /// of steps (codes of 32 bits) are products of scales that are counted.
     pub fn stored_bytes(&self) -> u64 {
-        let tables = self.coding.as_ref().map_or(0, |coding| coding.tables.len());
+        let own = self.coding.as_ref().filter(|coding| coding.code.bits() < 32);
+        let tables = own.map_or(0, |coding| coding.tables.len());
         self.bytes().saturating_add(2 * tables as u64)
     }
 }

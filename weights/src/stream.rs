@@ -26,6 +26,8 @@ pub enum Stored<'a> {
     Bytes(&'a [u8]),
     /// The scales or tables of its codes, all of them; they come last.
     Tables(Vec<f16>),
+    /// The lengths of its steps, all of them; they come last.
+    Lengths(Vec<f32>),
 }
 
 /// Buffers that weights are moved in, one weight after the other.
@@ -50,6 +52,12 @@ impl Store {
         scratch: &mut Scratch,
         sink: &mut dyn FnMut(Stored) -> Result<()>,
     ) -> Result<()> {
+        if weight.stepped().is_some() {
+            let (steps, lengths) = self.steps(weight)?;
+            let bytes: Vec<u8> = steps.iter().flat_map(|step| step.to_le_bytes()).collect();
+            sink(Stored::Bytes(&bytes))?;
+            return sink(Stored::Lengths(lengths));
+        }
         let Some(coded) = weight.coded() else {
             return self.plain(weight, scratch, &mut |bytes| sink(Stored::Bytes(bytes)));
         };
@@ -149,8 +157,12 @@ impl Store {
         for change in &weight.transforms {
             match change {
                 Transform::Double(more) => power += more,
-                Transform::LowRank { .. } | Transform::Encode(_) | Transform::Decode => return None,
-                _ => {}
+                Transform::Take { .. }
+                | Transform::Part { .. }
+                | Transform::Transpose(_)
+                | Transform::Reshape(_)
+                | Transform::Repeat(_) => {}
+                _ => return None,
             }
         }
         // As one factor it is exact, and so is each of its steps.

@@ -177,6 +177,7 @@ impl Layout {
                     progress(2 * tables.len() as u64);
                     sink.put(&table_bytes(&tables, weight.dtype))
                 }
+                Stored::Lengths(_) => Err(Error::bug("a weight in steps reaches the weight file")),
             }
         })?;
         self.begin(&mut sink, &mut next, self.blobs.len())?;

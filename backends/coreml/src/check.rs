@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use snapc_backend::limits::{
     COREML_AXES, COREML_LENGTH, COREML_VALUE, COREML_WEIGHTS, Limit, Use, place, uses, values_past,
 };
+use snapc_ir::ops::Op;
 use snapc_ir::{Context, DType, Def, Error, Graph, Place, TensorType, shape_text};
 
 use crate::MinOs;
@@ -27,6 +28,14 @@ pub fn check(graph: &Graph, min_os: MinOs) -> Vec<Error> {
     for value in graph.values() {
         let is_weight = matches!(value.def, Def::Weight(_));
         passed.extend(check_type(&value.ty, is_weight).map(|error| error.at(place(graph, value.def))));
+    }
+    let rounds = graph.nodes().iter().find(|node| matches!(node.op, Op::FakeQuantize(_)));
+    if let Some(node) = rounds.filter(|_| min_os < MinOs::Ios17) {
+        passed.push(
+            Error::limit("its activations are rounded to 8 bits; Core ML has that from iOS 17 on")
+                .at(Place::Node(node.scope.clone()))
+                .help("write it with --min-os iOS17, or --quantize int8 to round the weights alone"),
+        );
     }
     match weight_file(graph, min_os) {
         Ok(bytes) => {

@@ -45,6 +45,7 @@ pub fn emit<'a>(e: &mut Emitter<'a>, node: &'a Node) -> Result<()> {
         Op::Reshape(op) => reshape(e, node, &op.shape),
         Op::Slice(op) => slice(e, node, op),
         Op::Cast(op) => cast(e, node, op.dtype),
+        Op::FakeQuantize(op) => fake_quantize(e, node, op.scale),
         Op::Gelu(Gelu { form: GeluForm::Quick })
         | Op::RmsNorm(_)
         | Op::GroupNorm(_)
@@ -180,4 +181,13 @@ fn cast<'a>(e: &mut Emitter<'a>, node: &'a Node, dtype: DType) -> Result<()> {
         DType::I32 => "int32",
     };
     e.call(node, "cast").operand("x", 0).text("dtype", name).finish()
+}
+
+/// The scale is of the type of x. There is no zero point, as coremltools leaves out one of 0.
+fn fake_quantize<'a>(e: &mut Emitter<'a>, node: &'a Node, scale: f32) -> Result<()> {
+    let dtype = result_type(e, node);
+    let mut call = e.inner(node, "quantize");
+    call.operand("input", 0).float("scale", scale, dtype).text("output_dtype", "int8");
+    let codes = call.codes();
+    e.call(node, "dequantize").named("input", codes).float("scale", scale, dtype).finish()
 }

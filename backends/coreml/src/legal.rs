@@ -58,7 +58,8 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
         | Op::Transpose(_)
         | Op::Reshape(_)
         | Op::Slice(_)
-        | Op::Cast(_) => Native::Yes,
+        | Op::Cast(_)
+        | Op::FakeQuantize(_) => Native::Yes,
     }
 }
 
@@ -89,6 +90,9 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         Op::LayerNorm(op) => layer_norm(b, op, &node.operands),
         Op::RmsNorm(op) => rms_norm(b, op, &node.operands),
         Op::Rsqrt(_) => through_f32(b, &node.operands, Builder::rsqrt),
+        Op::FakeQuantize(op) if !is_half(op.scale) => {
+            through_f32(b, &node.operands, |b, x| b.one(op.clone(), &[x]))
+        }
         Op::ReduceMean(ReduceMean { axis }) => through_f32(b, &node.operands, |b, x| b.reduce_mean(x, *axis)),
         Op::Concat(_) => Ok(alone(&node.operands)),
         Op::Split(op) if op.parts == 1 => Ok(alone(&node.operands)),
@@ -205,6 +209,12 @@ fn rms_norm(b: &mut Builder, op: &RmsNorm, operands: &[ValueId]) -> Result<Optio
     }
     let normed = b.one(LayerNorm { eps: op.eps }, &parameters)?;
     Ok(Some(vec![b.slice(normed, ty.rank() - 1, 0, ty.last())?]))
+}
+
+/// Whether f16 has the number, and all its bits: MIL's scales have the type of what they are of.
+fn is_half(scale: f32) -> bool {
+    let half = f16::from_f32(scale);
+    half.is_normal() && half.to_f32() == scale
 }
 
 /// In f16, MIL's rsqrt has an epsilon of 0 and its mean may be summed in f16.

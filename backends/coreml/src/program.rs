@@ -164,17 +164,23 @@ impl<'a> Emitter<'a> {
         });
     }
 
-    /// Starts an operation for a node.
+    /// Starts an operation for a node, which makes its results.
     pub fn call(&mut self, node: &'a Node, kind: &str) -> Call<'_, 'a> {
-        let scope = if node.scope.is_empty() { String::new() } else { format!("{}.", node.scope) };
         let output = match node.results[..] {
             [only] => self.outputs.get(&only.index()).copied(),
             _ => None,
         };
         let name = match output {
             Some(output) => output.to_string(),
-            None => self.names.unique(&format!("{scope}{kind}")),
+            None => return self.inner(node, kind),
         };
+        Call { emitter: self, node, kind: kind.to_string(), name, inputs: BTreeMap::new() }
+    }
+
+    /// Starts an operation on the way to a node's results.
+    pub fn inner(&mut self, node: &'a Node, kind: &str) -> Call<'_, 'a> {
+        let scope = if node.scope.is_empty() { String::new() } else { format!("{}.", node.scope) };
+        let name = self.names.unique(&format!("{scope}{kind}"));
         Call { emitter: self, node, kind: kind.to_string(), name, inputs: BTreeMap::new() }
     }
 
@@ -213,6 +219,12 @@ impl Call<'_, '_> {
             let name = self.emitter.values[value.index()].clone();
             self.inputs.insert(parameter.to_string(), binding([name]));
         }
+        self
+    }
+
+    /// Binds a parameter to what an operation gave.
+    pub fn named(&mut self, parameter: &str, name: String) -> &mut Self {
+        self.inputs.insert(parameter.to_string(), binding([name]));
         self
     }
 
@@ -262,6 +274,18 @@ impl Call<'_, '_> {
             _ => Numbers::Floats(RepeatedFloats { values: vec![value] }),
         };
         self.constant(parameter, data_type(dtype), &[], numbers)
+    }
+
+    /// Adds the operation, which gives int8 of the sizes of the node's result; the name of that.
+    pub fn codes(&mut self) -> String {
+        let Call { emitter, node, kind, name, inputs } = self;
+        let shape = node.results.first().map(|&result| emitter.graph.ty(result).shape.clone());
+        let ty = Some(value_type(DataType::Int8, &shape.unwrap_or_default()));
+        let outputs = vec![NamedValueType { name: name.clone(), ty }];
+        let attributes = BTreeMap::from([("name".to_string(), text(name))]);
+        let (kind, inputs) = (std::mem::take(kind), std::mem::take(inputs));
+        emitter.operations.push(Operation { kind, inputs, outputs, attributes });
+        name.clone()
     }
 
     /// Adds the operation; its results are the node's.

@@ -315,6 +315,7 @@ impl<'a> Emitter<'a> {
                 self.last(node, "Div", input);
             }
             Op::UpsampleNearest(op) => self.upsample(node, op.factor)?,
+            Op::FakeQuantize(op) => self.fake_quantize(node, op.scale),
             other => return Err(Error::bug(format!("{} is not legal in ONNX", other.name()))),
         }
         Ok(())
@@ -349,6 +350,14 @@ impl<'a> Emitter<'a> {
         let normed = self.inner(node, "Div", &[&x, &root]);
         self.last(node, "Mul", vec![normed, weight]);
         Ok(())
+    }
+
+    /// Codes from 0 to 255 with 128 for 0: where several products read them, ORT multiplies unsigned ones alone as they are.
+    fn fake_quantize(&mut self, node: &Node, scale: f32) {
+        let scale = self.number(scale);
+        let zero = self.constant("zero_point", data_type::UINT8, vec![], vec![128]);
+        let codes = self.inner(node, "QuantizeLinear", &[&self.operand(node, 0), &scale, &zero]);
+        self.last(node, "DequantizeLinear", vec![codes, scale, zero]);
     }
 
     fn slice(&mut self, node: &Node, op: &Slice) -> Result<()> {

@@ -110,7 +110,9 @@ impl Placement {
                 (Stored::Bytes(bytes), _) => data.put(block.numbers, bytes),
                 (Stored::Tables(tables), Some(scales)) => data
                     .put(scales, &tables.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>()),
-                (Stored::Tables(_), None) => Err(Error::bug("scales of plain numbers")),
+                (Stored::Tables(_), None) | (Stored::Lengths(_), _) => {
+                    Err(Error::bug("scales of plain numbers"))
+                }
             }
         })?;
         data.finish()?;

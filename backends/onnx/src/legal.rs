@@ -2,9 +2,7 @@
 
 use snapc_backend::Native;
 use snapc_backend::limits::{Limit, ONNX_MODEL, ONNX_NUMBERS, ONNX_WEIGHTS, Use, place, uses, values_past};
-use snapc_ir::ops::{
-    self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm, Rsqrt,
-};
+use snapc_ir::ops::{self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm};
 use snapc_ir::{
     Builder, Context, DType, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight, shape_text,
 };
@@ -48,6 +46,7 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
         Op::RmsNorm(_) => {
             only(x.dtype == DType::F32 && operands.len() == 2, "ORT fuses it in f32, with a weight")
         }
+        Op::FakeQuantize(_) => only(x.dtype == DType::F32, "ORT quantizes f32 alone"),
         Op::Rsqrt(_) => only(x.dtype == DType::F32, "Sqrt and Div would round f16 twice"),
         Op::LayerNorm(_) => only(operands.len() >= 2, "LayerNormalization needs a scale"),
         Op::GroupNorm(norm) => {
@@ -84,7 +83,7 @@ pub fn rule(b: &mut Builder, node: &Replayed) -> Result<Option<Vec<ValueId>>> {
         Op::Matmul(Matmul { transpose_b: true }) => swap_then_multiply(b, operands),
         Op::Embedding(Embedding {}) => look_up_then_cast(b, operands),
         Op::RmsNorm(norm) => rms_norm(b, norm, operands),
-        Op::Rsqrt(Rsqrt {}) => rsqrt(b, operands),
+        Op::Rsqrt(_) | Op::FakeQuantize(_) => from_half(b, node.op(), operands),
         Op::LayerNorm(norm) => layer_norm(b, norm, operands),
         Op::GroupNorm(norm) => group_norm(b, norm, operands),
         _ => Ok(None),
@@ -109,6 +108,9 @@ fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
         y = b.reshape(y, [out])?;
     }
     if let Some(&bias) = operands.get(2) {
+        let quantized = b.maker(operands[0]).is_some_and(|made| matches!(made.op, Op::FakeQuantize(_)));
+        // ORT makes one node of a product and a list that is added, and multiplies numbers in it, not codes.
+        let bias = if quantized && ty.rank() > 2 { b.reshape(bias, [1, out])? } else { bias };
         y = b.add(y, bias)?;
     }
     Ok(Some(vec![y]))
@@ -152,8 +154,9 @@ fn rms_norm(b: &mut Builder, norm: &RmsNorm, operands: &[ValueId]) -> Rewritten 
     in_f32(b, norm.clone().into(), operands)
 }
 
-fn rsqrt(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
-    if b.ty(operands[0]).dtype == DType::F32 { Ok(None) } else { in_f32(b, Rsqrt {}.into(), operands) }
+/// What has no kernel for f16, or one that rounds twice.
+fn from_half(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Rewritten {
+    if b.ty(operands[0]).dtype == DType::F32 { Ok(None) } else { in_f32(b, op.clone(), operands) }
 }
 
 /// The op on operands cast to f32, its result cast back. A weight stays stored as it is.

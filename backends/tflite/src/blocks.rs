@@ -40,6 +40,8 @@ enum What {
     CodesBeforeScales,
     /// Scales, in f16.
     Scales,
+    /// Its steps, whose lengths stand in the flatbuffer.
+    Steps,
 }
 
 impl Block {
@@ -47,7 +49,7 @@ impl Block {
     fn told(&self) -> u64 {
         match self.what {
             What::Codes(scales) => self.bytes + 2 * scales as u64,
-            What::Numbers | What::CodesBeforeScales | What::Scales => self.bytes,
+            What::Numbers | What::CodesBeforeScales | What::Scales | What::Steps => self.bytes,
         }
     }
 }
@@ -101,7 +103,10 @@ impl Blocks {
             self.blocks.push(Block { signature, weight: index, offset, bytes, what });
             self.blocks.len() - 1
         };
-        let Some(coded) = weight.coded() else { return push(weight.ty().bytes(), What::Numbers) };
+        let Some(coded) = weight.coded() else {
+            let what = if weight.stepped().is_some() { What::Steps } else { What::Numbers };
+            return push(weight.ty().bytes(), what);
+        };
         match encode::form(&coded) {
             Ok(Form::Blocks { .. }) => {
                 let codes = push(coded.code_bytes(), What::CodesBeforeScales);
@@ -179,6 +184,10 @@ impl Blocks {
                 (Stored::Tables(scales), _) => {
                     progress(self.blocks[number].told() - self.blocks[number].bytes);
                     inner.insert(number, scales.iter().map(|scale| scale.to_f32()).collect());
+                    Ok(())
+                }
+                (Stored::Lengths(lengths), _) => {
+                    inner.insert(number, lengths);
                     Ok(())
                 }
             }

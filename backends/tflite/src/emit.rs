@@ -10,7 +10,9 @@ use snapc_weights::Store;
 use crate::blocks::{Blocks, Scales};
 use crate::encode::{self, Form};
 use crate::file::Signature;
+use crate::maps::needs_pad;
 use crate::pack::{Buffer, Field, Model, Operator, Options, Quantization, Subgraph, Tensor};
+use crate::products::Products;
 use crate::schema::{
     self, ABSENT, BUFFER_LOCATION, Builtin, MIN_RUNTIME, OUTSIDE_RUNTIME, padding, slot, tensor_type,
 };
@@ -45,16 +47,19 @@ fn subgraph(
             let weight = graph.weight(id);
             let place = || Place::Tensor(weight.name.clone());
             let mut tensor = emitter.weight(weight, block(id.index()), signature.store).at(place)?;
+            if weight.coded().is_some() {
+                emitter.rounded.insert(graph.weight_value(id), tensor);
+            }
             if let Some(coded) = weight.coded()
-                && !encode::is_linear_weight(graph, index)
+                && emitter.products.reads_numbers(index)
             {
                 tensor = emitter.dequantized(weight, encode::form(&coded)?, tensor).at(place)?;
             }
             emitter.tensors[index] = Some(tensor);
         }
     }
-    for node in graph.nodes() {
-        emitter.node(node).at(|| Place::Node(node.scope.clone()))?;
+    for (number, node) in graph.nodes().iter().enumerate() {
+        emitter.node(number, node).at(|| Place::Node(node.scope.clone()))?;
     }
     emitter.outputs()?;
     Ok(emitter.subgraph)
@@ -98,8 +103,11 @@ fn push_inline(buffers: &mut Vec<Buffer>, bytes: Vec<u8>) -> u32 {
 struct Emitter<'a> {
     graph: &'a Graph,
     buffers: &'a mut Buffers,
+    products: Products,
     /// The tensor of each value that is made so far.
     tensors: Vec<Option<i32>>,
+    /// The tensors of the codes of values that are rounded.
+    rounded: BTreeMap<ValueId, i32>,
     names: Names,
     /// Tensors of the integers that are attributes in the IR and operands in TFLite, by sizes and values.
     constants: BTreeMap<(Vec<usize>, Vec<i32>), i32>,
@@ -119,7 +127,9 @@ impl<'a> Emitter<'a> {
         let mut emitter = Emitter {
             graph,
             buffers,
+            products: Products::new(graph),
             tensors: vec![None; graph.values().len()],
+            rounded: BTreeMap::new(),
             names: Names::default(),
             constants: BTreeMap::new(),
             subgraph,
@@ -154,10 +164,43 @@ impl<'a> Emitter<'a> {
                 (tensor_type::INT4, Quantization::Blocks { scales, size: size(block)? })
             }
         };
-        let (name, shape) = (self.names.unique(&weight.name), sizes(&coded.shape)?);
+        self.quantized(&weight.name, kind, &coded.shape, buffer, quantization)
+    }
+
+    /// Adds a tensor of codes.
+    fn quantized(
+        &mut self,
+        name: &str,
+        kind: i8,
+        shape: &[usize],
+        buffer: u32,
+        quantization: Quantization,
+    ) -> Result<i32> {
+        let (name, shape) = (self.names.unique(name), sizes(shape)?);
         let quantization = Some(quantization);
         self.subgraph.tensors.push(Tensor { name, kind, shape, buffer, quantization });
         size(self.subgraph.tensors.len() - 1)
+    }
+
+    /// Adds the codes of a value, with one scale for all of it.
+    fn activations(&mut self, node: &Node, scale: f32) -> Result<i32> {
+        let shape = &self.graph.ty(node.results[0]).shape;
+        let one = Quantization::Channels(vec![scale]);
+        self.quantized(&Self::name(node, "codes"), tensor_type::INT8, shape, 0, one)
+    }
+
+    /// Adds what is added to products of codes. The lengths of steps in a block are known once that is written.
+    fn steps(&mut self, weight: &Weight, block: Option<usize>, store: &Store) -> Result<i32> {
+        let shape = weight.shape();
+        let (buffer, lengths) = match block {
+            Some(block) => (block as u32 + 1, vec![1.0; weight.ty().count()]),
+            None => {
+                let (steps, lengths) = store.steps(weight)?;
+                let bytes = steps.iter().flat_map(|step| step.to_le_bytes()).collect();
+                (self.buffers.inline(bytes), lengths)
+            }
+        };
+        self.quantized(&weight.name, tensor_type::INT32, &shape, buffer, Quantization::Channels(lengths))
     }
 
     /// The numbers of codes, for an operator that takes none: XNNPACK unpacks them as it loads.
@@ -170,6 +213,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn weight(&mut self, weight: &Weight, block: Option<usize>, store: &Store) -> Result<i32> {
+        if weight.stepped().is_some() {
+            return self.steps(weight, block, store);
+        }
         let buffer = match (block, weight.coded()) {
             (Some(block), Some(coded)) => return self.codes(weight, &coded, block as u32 + 1),
             (Some(block), None) => block as u32 + 1,
@@ -237,7 +283,13 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
-    fn node(&mut self, node: &Node) -> Result<()> {
+    fn node(&mut self, number: usize, node: &Node) -> Result<()> {
+        if let Some(scale) = self.products.result(number) {
+            return self.product(node, scale);
+        }
+        if let Op::FakeQuantize(op) = &node.op {
+            return self.fake_quantize(node, op.scale);
+        }
         let inputs = self.operands(node)?;
         if let Some(builtin) = same_operands(&node.op) {
             return self.last(node, builtin, inputs, Vec::new());
@@ -249,7 +301,7 @@ impl<'a> Emitter<'a> {
                 let coded = self.graph.as_weight(node.operands[1]).and_then(Weight::coded);
                 let form = coded.map(|coded| encode::form(&coded)).transpose()?;
                 let builtin = match form {
-                    Some(form) if encode::is_linear_weight(self.graph, node.operands[1].index()) => {
+                    Some(form) if !self.products.reads_numbers(node.operands[1].index()) => {
                         form.fully_connected()
                     }
                     _ => schema::FULLY_CONNECTED,
@@ -293,15 +345,64 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    /// A layer of codes: its result is one of codes too, which the node behind it makes numbers of.
+    fn product(&mut self, node: &Node, scale: f32) -> Result<()> {
+        let codes = self.rounded.get(&node.operands[0]).copied();
+        let x = codes.ok_or_else(|| Error::bug("a product of codes without any"))?;
+        let bias = if node.operands.len() > 2 { self.operand(node, 2)? } else { ABSENT };
+        let weight = self.rounded.get(&node.operands[1]).copied();
+        let weight = weight.ok_or_else(|| Error::bug("a product of codes with numbers"))?;
+        let inputs = vec![x, weight, bias];
+        let result = self.activations(node, scale)?;
+        self.rounded.insert(node.results[0], result);
+        let (builtin, options) = match &node.op {
+            Op::Conv2d(op) => {
+                let word = if op.padding > 0 { padding::SAME } else { padding::VALID };
+                (schema::CONV_2D_INT8, convolution_options(op, word)?)
+            }
+            _ => (
+                schema::FULLY_CONNECTED_INT8,
+                vec![(slot::fully_connected::KEEP_NUM_DIMS, Field::Bool(true))],
+            ),
+        };
+        self.subgraph.operators.push(Operator { builtin, inputs, outputs: vec![result], options });
+        Ok(())
+    }
+
+    /// Codes, and numbers where something reads these. What a product gives are codes already.
+    fn fake_quantize(&mut self, node: &Node, scale: f32) -> Result<()> {
+        let made = self.rounded.get(&node.operands[0]).copied();
+        let codes = match made.filter(|_| self.tensors[node.operands[0].index()].is_none()) {
+            Some(codes) => codes,
+            None => {
+                let x = self.operand(node, 0)?;
+                let codes = self.activations(node, scale)?;
+                let (inputs, outputs) = (vec![x], vec![codes]);
+                self.subgraph.operators.push(Operator {
+                    builtin: schema::QUANTIZE,
+                    inputs,
+                    outputs,
+                    options: Vec::new(),
+                });
+                codes
+            }
+        };
+        self.rounded.insert(node.results[0], codes);
+        if self.products.reads_numbers(node.results[0].index()) {
+            self.last(node, schema::DEQUANTIZE_RESULT, vec![codes], Vec::new())?;
+        }
+        Ok(())
+    }
+
     /// Padding is said by a word where TFLite's `SAME` is it, by an operator of its own else.
     fn convolution(&mut self, node: &Node, op: &Conv2d, mut inputs: Vec<i32>) -> Result<()> {
         let types = self.graph.operand_types(node);
         let (x, weight) = (types[0].clone(), types[1].clone());
         let grouped = op.groups(&x, &weight) != 1;
         let builtin = if grouped { schema::CONV_2D_GROUPED } else { schema::CONV_2D };
-        let same = op.stride == 1 && weight.shape[1..3] == [2 * op.padding + 1; 2];
-        let word = if same && op.padding > 0 { padding::SAME } else { padding::VALID };
-        if op.padding > 0 && !same {
+        let pad = needs_pad(op, &weight);
+        let word = if op.padding > 0 && !pad { padding::SAME } else { padding::VALID };
+        if pad {
             let (p, mut shape) = (op.padding, x.shape.clone());
             let sides = self.integers("sides", &[4, 2], &[0, 0, p, p, p, p, 0, 0])?;
             shape[1] += 2 * p;
@@ -317,13 +418,7 @@ impl<'a> Emitter<'a> {
             });
             inputs[0] = padded;
         }
-        let stride = Field::Int(size(op.stride)?);
-        let options = vec![
-            (slot::conv::PADDING, Field::Byte(word)),
-            (slot::conv::STRIDE_W, stride.clone()),
-            (slot::conv::STRIDE_H, stride),
-        ];
-        self.last(node, builtin, inputs, options)
+        self.last(node, builtin, inputs, convolution_options(op, word)?)
     }
 
     fn split(&mut self, node: &Node, op: &Split, x: i32) -> Result<()> {
@@ -375,6 +470,15 @@ impl<'a> Emitter<'a> {
         }
         Ok(())
     }
+}
+
+fn convolution_options(op: &Conv2d, word: i8) -> Result<Options> {
+    let stride = Field::Int(size(op.stride)?);
+    Ok(vec![
+        (slot::conv::PADDING, Field::Byte(word)),
+        (slot::conv::STRIDE_W, stride.clone()),
+        (slot::conv::STRIDE_H, stride),
+    ])
 }
 
 /// Gives each tensor of codes the scales of its block.

@@ -1,9 +1,9 @@
 //! Encoded weights in TFLite's words: tensors of integers with `QuantizationParameters` (google-ai-edge/LiteRT,
 //! `tflite/converter/schema/schema.fbs`), which FULLY_CONNECTED takes as they are and DEQUANTIZE unpacks for others.
 
-use snapc_ir::ops::Op;
-use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Node, Place, Result, Value, ValueId, Weight};
+use snapc_ir::{Code, Coded, Context, DType, Def, Error, Graph, Place, Result, Value, Weight};
 
+use crate::products::Products;
 use crate::schema::{
     Builtin, DEQUANTIZE_INT8, FULLY_CONNECTED_BLOCKS, FULLY_CONNECTED_INT4, FULLY_CONNECTED_INT8,
 };
@@ -74,19 +74,9 @@ pub fn form(coded: &Coded) -> Result<Form> {
     }
 }
 
-/// Whether FULLY_CONNECTED alone reads a value, and as its weight.
-pub fn is_linear_weight(graph: &Graph, value: usize) -> bool {
-    let is = |id: &ValueId| id.index() == value;
-    let as_weight = |node: &Node| {
-        let places = (0..node.operands.len()).filter(|&place| is(&node.operands[place]));
-        matches!(node.op, Op::Linear(_)) && places.eq([1])
-    };
-    let mut readers = graph.nodes().iter().filter(|node| node.operands.iter().any(is));
-    readers.all(as_weight) && !graph.outputs().iter().any(|port| is(&port.value))
-}
-
 /// Every weight that is stored as codes and has no form, or no reader that takes it.
 pub fn check(graph: &Graph) -> Vec<Error> {
+    let products = Products::new(graph);
     let coded = graph.values().iter().enumerate().filter_map(|(value, Value { def, .. })| match *def {
         Def::Weight(weight) => {
             let weight = graph.weight(weight);
@@ -95,17 +85,18 @@ pub fn check(graph: &Graph) -> Vec<Error> {
         _ => None,
     });
     let passed = |(value, weight, coded): (usize, &Weight, Coded)| {
-        check_weight(graph, value, weight, &coded).at(|| Place::Tensor(weight.name.clone())).err()
+        let reads_numbers = products.reads_numbers(value);
+        check_weight(weight, &coded, reads_numbers).at(|| Place::Tensor(weight.name.clone())).err()
     };
-    coded.filter_map(passed).collect()
+    products.check(graph).err().into_iter().chain(coded.filter_map(passed)).collect()
 }
 
-fn check_weight(graph: &Graph, value: usize, weight: &Weight, coded: &Coded) -> Result<()> {
+fn check_weight(weight: &Weight, coded: &Coded, reads_numbers: bool) -> Result<()> {
     let form = form(coded)?;
     if weight.dtype != DType::F32 {
         return Err(Error::bug(format!("codes of {} numbers", weight.dtype)));
     }
-    if form.dequantize().is_none() && !is_linear_weight(graph, value) {
+    if form.dequantize().is_none() && reads_numbers {
         return Err(Error::limit("codes of 4 bits are for FULLY_CONNECTED alone".to_string())
             .help("use int8 for it, or --allow-decode to store its numbers as they are"));
     }

@@ -5,7 +5,7 @@ use snapc_backend::limits::{
     Limit, TFLITE_AXES, TFLITE_MODEL, TFLITE_NUMBERS, TFLITE_WEIGHTS, Use, place, uses, values_past,
 };
 use snapc_ir::ops::{GeluForm, Layout, Op};
-use snapc_ir::{DType, Error, Graph, TensorType, Weight, shape_text};
+use snapc_ir::{DType, Error, Graph, TensorType, shape_text};
 
 use crate::blocks::inline_bytes;
 use crate::encode;
@@ -41,7 +41,8 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
         | Op::Transpose(_)
         | Op::Reshape(_)
         | Op::Slice(_)
-        | Op::Cast(_) => Native::Yes,
+        | Op::Cast(_)
+        | Op::FakeQuantize(_) => Native::Yes,
         Op::Conv2d(conv) => {
             only(conv.layout == Layout::Nhwc && operands.len() == 3, "CONV_2D has channels last, and a bias")
         }
@@ -126,7 +127,11 @@ fn longest_flatbuffer(graph: &Graph) -> u64 {
     });
     let ports = (graph.inputs().len() + graph.outputs().len()) as u64;
     // A scale is 4 bytes there, its zero point 8.
-    let scales = graph.weights().iter().filter_map(Weight::coded).map(|coded| 12 * coded.shape[0] as u64);
+    let scales = graph.weights().iter().map(|weight| match (weight.coded(), weight.stepped()) {
+        (Some(coded), _) => 12 * coded.shape[0] as u64,
+        (None, Some(_)) => 12 * weight.ty().count() as u64,
+        (None, None) => 0,
+    });
     inline_bytes(graph)
         + scales.sum::<u64>()
         + names

@@ -12,6 +12,7 @@ mod file;
 mod legal;
 mod maps;
 mod pack;
+mod products;
 mod read;
 mod rules;
 mod schema;

@@ -5,7 +5,7 @@
 //! map of the model's own begins and one where it ends.
 
 use snapc_ir::ops::{Cast, Conv2d, GroupNorm, Layout, Op};
-use snapc_ir::{Builder, DType, Result, ValueId};
+use snapc_ir::{Builder, DType, Result, TensorType, ValueId};
 
 use crate::rules::{Rewritten, is_constant};
 
@@ -23,10 +23,22 @@ fn turned(b: &Builder, x: ValueId) -> Option<ValueId> {
 
 /// The map with channels last.
 fn channels_last(b: &mut Builder, x: ValueId) -> Result<ValueId> {
-    match turned(b, x) {
-        Some(source) => Ok(source),
-        None => b.transpose(x, &LAST_FROM_FIRST),
+    if let Some(source) = turned(b, x) {
+        return Ok(source);
     }
+    // A convolution is given codes: they are made of what is turned.
+    match b.maker(x).map(|made| (made.op.clone(), made.operands[0])) {
+        Some((op @ Op::FakeQuantize(_), source)) => {
+            let source = channels_last(b, source)?;
+            b.one(op, &[source])
+        }
+        _ => b.transpose(x, &LAST_FROM_FIRST),
+    }
+}
+
+/// Whether a convolution with channels last is padded in a way that no word of CONV_2D says.
+pub fn needs_pad(op: &Conv2d, weight: &TensorType) -> bool {
+    op.padding > 0 && !(op.stride == 1 && weight.shape[1..3] == [2 * op.padding + 1; 2])
 }
 
 fn channels_first(b: &mut Builder, x: ValueId) -> Rewritten {

@@ -35,7 +35,7 @@ pub struct Tensor {
 /// `QuantizationParameters`.
 #[derive(Clone, Debug)]
 pub enum Quantization {
-    /// A scale for each row of the first axis. They are those of the block of its numbers, and known once that is written.
+    /// A scale for each row of the first axis, or one for all. Those of a block of codes are known once that is written.
     Channels(Vec<f32>),
     /// Scales that are a tensor, each for so many numbers of a row.
     Blocks {

@@ -3,6 +3,7 @@
 use snapc_ir::ops::{Cast, Concat, Conv2d, Embedding, Layout, Linear, Op};
 use snapc_ir::{Builder, DType, Replayed, Result, ValueId, Weight};
 
+use crate::encode::{self, Form};
 use crate::legal::MOST_JOINED;
 use crate::maps;
 
@@ -44,6 +45,14 @@ pub fn is_constant(b: &Builder, value: ValueId) -> bool {
     b.as_weight(stored).is_some()
 }
 
+/// The scale that a value was rounded by.
+fn rounded_by(b: &Builder, value: ValueId) -> Option<f32> {
+    match &b.maker(value)?.op {
+        Op::FakeQuantize(op) => Some(op.scale),
+        _ => None,
+    }
+}
+
 /// Whether the value is a weight that is stored as codes.
 fn is_encoded(b: &Builder, value: ValueId) -> bool {
     b.as_weight(value).is_some_and(|weight| weight.coded().is_some())
@@ -71,7 +80,7 @@ fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
         return Ok(Some(vec![b.reshape(y, [out])?]));
     }
     if is_encoded(b, weight) {
-        return with_stored_bias(b, operands);
+        return codes_bias(b, &Linear {}.into(), operands);
     }
     if is_constant(b, weight) {
         return Ok(None);
@@ -83,8 +92,16 @@ fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
     Ok(Some(vec![y]))
 }
 
+/// The bias of a layer whose weight is stored as codes, as a kernel takes it.
+fn codes_bias(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Rewritten {
+    match with_stored_bias(b, op, operands)? {
+        Some(results) => Ok(Some(results)),
+        None => with_steps(b, op, operands),
+    }
+}
+
 /// Beside codes XNNPACK takes a bias in f32 alone: a dequantized one stops the delegate.
-fn with_stored_bias(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
+fn with_stored_bias(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Rewritten {
     let &[x, weight, bias] = operands else { return Ok(None) };
     let Some(stored) =
         b.maker(bias).filter(|made| matches!(made.op, Op::Cast(_))).map(|made| made.operands[0])
@@ -95,7 +112,7 @@ fn with_stored_bias(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
         return Ok(None);
     }
     let bias = b.cast_weight(stored, DType::F32)?;
-    Ok(Some(vec![b.linear(x, weight, Some(bias))?]))
+    Ok(Some(vec![b.one(op.clone(), &[x, weight, bias])?]))
 }
 
 fn embedding(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
@@ -123,9 +140,33 @@ fn concat(b: &mut Builder, op: &Concat, operands: &[ValueId]) -> Rewritten {
     Ok(Some(parts))
 }
 
+/// What is added to products of codes is an int32, in steps of both scales.
+fn with_steps(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Rewritten {
+    let &[x, weight, bias] = operands else { return Ok(None) };
+    let Some(scale) = rounded_by(b, x) else { return Ok(None) };
+    let channels =
+        |of: &&Weight| of.coded().is_some_and(|coded| encode::form(&coded) == Ok(Form::Channels { bits: 8 }));
+    let of = b.as_weight(weight).filter(channels).cloned();
+    let (Some(of), Some(mut steps)) = (of, b.as_weight(bias).cloned()) else { return Ok(None) };
+    if steps.stepped().is_some() {
+        return Ok(None);
+    }
+    steps.steps(&of, scale)?;
+    steps.name += &format!(".steps.{scale}.{}", of.name);
+    let bias = b.weight(steps)?;
+    Ok(Some(vec![b.one(op.clone(), &[x, weight, bias])?]))
+}
+
 /// The kernels of a convolution want a bias.
 fn with_bias(b: &mut Builder, op: &Conv2d, operands: &[ValueId]) -> Rewritten {
-    let &[x, weight] = operands else { return Ok(None) };
+    let &[x, weight] = operands else {
+        let weight = b.ty(operands[1]);
+        let grouped = op.groups(b.ty(operands[0]), weight) != 1;
+        if rounded_by(b, operands[0]).is_none() || grouped || maps::needs_pad(op, weight) {
+            return Ok(None);
+        }
+        return codes_bias(b, &op.clone().into(), operands);
+    };
     let out = b.ty(weight).shape[0];
     let zeros = b.weight(Weight::inline(format!("zeros.{out}"), vec![0.0; out], vec![out]))?;
     Ok(Some(vec![b.one(op.clone(), &[x, weight, zeros])?]))

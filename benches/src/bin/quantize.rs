@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
-use snapc_benches::{Common, Tenth, write};
+use snapc_benches::{Common, Tenth, pipeline, write};
 use snapc_driver::{
     Accuracy, Bake, CalibrateOptions, CompileOptions, Compiled, MomentsKind, Part, Precision, QuantizeChoice,
     QuantizeOptions, Silent, Target, When, Width, calibrate, compile, measure_accuracy,
@@ -33,11 +33,13 @@ enum Table {
     Latency,
     /// Pictures, against what others round to.
     Accuracy,
+    /// What methods gain on random weights.
+    Methods,
 }
 
 /// How the transformer's weights are stored, for the times; the first is what others are held against.
-const STORED: [(&str, Option<&str>); 3] =
-    [("f32", None), ("int8", Some("int8")), ("int4 group 32", Some("int4 group 32"))];
+const STORED: [(&str, Option<&str>); 4] =
+    [("f32", None), ("int8", Some("int8")), ("w8a8", Some("w8a8")), ("int4 group 32", Some("int4 group 32"))];
 
 /// Runtimes, with the accuracy level that ONNX Runtime is asked for.
 const RUNTIMES: [(&str, Target, Option<&str>); 3] = [
@@ -57,6 +59,20 @@ const OURS: [&str; 9] = [
     "palette6 gptq",
     "palette4",
     "palette4 gptq",
+];
+
+/// What the layers of the *mini* config are stored as, for what methods gain; what the first of each kind gives is what others are held
+/// against.
+const METHODS: [&[&str]; 3] = [
+    &[
+        "int4 group 32",
+        "int4 group 32 awq",
+        "int4 group 32 gptq",
+        "int4 group 32 rank 8",
+        "int4 group 32 gptq rank 8",
+    ],
+    &["palette4", "palette4 awq", "palette4 gptq"],
+    &["int8", "int8 gptq", "w8a8"],
 ];
 
 /// What others round the same tensors to: the word of peers.py, and the choice of ours that says which tensors and how many bits.
@@ -79,7 +95,9 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let asked = |table| options.only.is_none_or(|only| only == table);
     let latency = if asked(Table::Latency) { latency(&options) } else { Ok(()) };
-    let done = latency.and_then(|()| if asked(Table::Accuracy) { accuracy(&options) } else { Ok(()) });
+    let done = latency
+        .and_then(|()| if asked(Table::Methods) { methods(&options) } else { Ok(()) })
+        .and_then(|()| if asked(Table::Accuracy) { accuracy(&options) } else { Ok(()) });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,9 +117,9 @@ fn latency(options: &Options) -> Result<()> {
     let tenth = Tenth::open(&options.common.folder)?;
     let mut files: BTreeMap<(&str, &str), PathBuf> = BTreeMap::new();
     for (name, choice) in STORED {
-        let coded = choice.map(|text| tenth.coded(parsed(text)?)).transpose()?;
-        let graph: &Graph = coded.as_ref().unwrap_or(&tenth.velocity);
         for target in [Target::Onnx, Target::TfLite] {
+            let coded = choice.map(|text| tenth.coded(parsed(text)?, target)).transpose()?;
+            let graph: &Graph = coded.as_ref().unwrap_or(&tenth.velocity);
             let path =
                 options.common.folder.join(format!("velocity_{}.{}", name.replace(' ', "_"), target.name()));
             write(graph, target, &tenth.store, &path)?;
@@ -121,21 +139,22 @@ fn latency(options: &Options) -> Result<()> {
         }
     }
     println!(
-        "| | f32: CPU ms | int8 | int8 / f32 | int4 group 32 | int4 / f32 | bytes: int8 / f32 | int4 / f32 |"
+        "| | f32: CPU ms | int8 | int8 / f32 | w8a8 | w8a8 / f32 | int4 group 32 | int4 / f32 | bytes: int8 / f32 | int4 / f32 |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for (runtime, target, _) in RUNTIMES {
         let ms = |number: usize| least.get(&(runtime, STORED[number].0)).copied().unwrap_or(f64::NAN);
         let bytes =
             STORED.map(|(name, _)| files.get(&(name, target.name())).map_or(0, |path| bytes_of(path)));
         let share = |number: usize| bytes[number] as f64 / bytes[0] as f64;
-        let (plain, eight, four) = (ms(0), ms(1), ms(2));
+        let [plain, eight, both, four] = [0, 1, 2, 3].map(ms);
         println!(
-            "| {runtime} | {plain:.0} | {eight:.0} | {:.3} | {four:.0} | {:.3} | {:.3} | {:.3} |",
+            "| {runtime} | {plain:.0} | {eight:.0} | {:.3} | {both:.0} | {:.3} | {four:.0} | {:.3} | {:.3} | {:.3} |",
             eight / plain,
+            both / plain,
             four / plain,
             share(1),
-            share(2)
+            share(3)
         );
     }
     Ok(())
@@ -206,7 +225,7 @@ fn accuracy(options: &Options) -> Result<()> {
         };
         // ONNX has no look-up tables.
         let target = if text.starts_with("palette") { Target::CoreMl } else { Target::Onnx };
-        let done = compiled(fixture(), quantization, target, &options.common.folder.join("ours"))?;
+        let done = compiled(fixture(), quantization, target, None, &options.common.folder.join("ours"))?;
         let found = done.accuracy.ok_or_else(|| Error::bug("no accuracy was measured"))?;
         let layers = found.layers.iter();
         stored.insert(text, layers.map(|one| (one.tensor.clone(), one.encoding.clone())).collect());
@@ -218,6 +237,54 @@ fn accuracy(options: &Options) -> Result<()> {
         let tensors = stored.get(ours).ok_or_else(|| Error::bug(format!("{ours} was not measured")))?;
         let (bits, found) = peer(options, word, tensors, &copy)?;
         line(&format!("{word}, the tensors of {ours}"), bits, &found);
+    }
+    Ok(())
+}
+
+/// The error of the velocity of random weights, by method.
+fn methods(options: &Options) -> Result<()> {
+    const MINI: &str = "mini";
+    /// Prompts and steps: random weights draw nothing that more of them would tell apart.
+    const PROMPTS: [&str; 4] =
+        ["a red circle", "two blue squares", "a green star above a cross", "a yellow triangle"];
+    let (steps, count) = (Some(4), Some(8));
+    let folder = pipeline(MINI, &options.common.folder)?;
+    let list = folder.join("verify_prompts.txt");
+    std::fs::write(&list, PROMPTS.join("\n")).map_err(|error| Error::io("write", &list, &error))?;
+    let calibration = options.common.folder.join("mini.calibration");
+    let measured = CalibrateOptions {
+        moments: MomentsKind::Full,
+        steps,
+        count,
+        ..CalibrateOptions::new(folder.clone(), Width::Subnet(SUBNET.to_string()), calibration.clone())
+    };
+    calibrate(&measured, &mut Silent)?;
+    println!(
+        "| | bits a weight | relative error of the velocity | of the first |\n| --- | --- | --- | --- |"
+    );
+    for kind in METHODS {
+        let mut first = None;
+        for text in kind {
+            let quantization = QuantizeOptions {
+                parts: BTreeMap::from([(Part::Transformer, parsed(text)?)]),
+                accuracy: When::On,
+                calibration: vec![calibration.clone()],
+                ..QuantizeOptions::default()
+            };
+            let target = if text.starts_with("palette") { Target::CoreMl } else { Target::Onnx };
+            let done = compiled(
+                folder.clone(),
+                quantization,
+                target,
+                steps,
+                &options.common.folder.join("methods"),
+            )?;
+            let found = done.accuracy.ok_or_else(|| Error::bug("no accuracy was measured"))?;
+            let steps = || found.steps.iter().filter(|loss| loss.step.is_some());
+            let error = steps().map(|loss| loss.relative).sum::<f64>() / steps().count() as f64;
+            let of = error / *first.get_or_insert(error);
+            println!("| {text} | {:.2} | {error:.4} | {of:.2} |", found.bits());
+        }
     }
     Ok(())
 }
@@ -237,6 +304,7 @@ fn peer(options: &Options, word: &str, tensors: &[(String, String)], copy: &Path
         copy.to_path_buf(),
         QuantizeOptions::default(),
         Target::Onnx,
+        None,
         &options.common.folder.join("peers"),
     )?;
     let found = measure_accuracy(&done.folder, &fixture(), true, None, &mut Silent)?;
@@ -248,12 +316,14 @@ fn compiled(
     pipeline: PathBuf,
     quantization: QuantizeOptions,
     target: Target,
+    steps: Option<usize>,
     output: &Path,
 ) -> Result<Compiled> {
     let width = Width::Subnet(SUBNET.to_string());
     let options = CompileOptions {
         precision: Precision::F32,
         bake: Some(Bake::None),
+        steps,
         quantization,
         ..CompileOptions::new(pipeline, width, target, output.to_path_buf())
     };

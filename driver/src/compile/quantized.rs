@@ -31,7 +31,7 @@ pub fn note_recipe(recipe: &mut Recipe, quantization: &Quantization, graph: &Gra
     let (plan, _) = quantize.plan(graph)?;
     let layers = snapc_passes::quantize::layers(graph);
     let tensors = layers.iter().map(|layer| (layer.tensor.clone(), plan.get(&layer.weight).copied()));
-    recipe.0.insert(part, Quantize { default: None, tensors: tensors.collect(), decode_palettes: false });
+    recipe.0.insert(part, Quantize { tensors: tensors.collect(), ..Quantize::default() });
     Ok(())
 }
 
@@ -55,7 +55,10 @@ pub fn give_out_bits(
             None => given_to(job, budget, options, pipeline, latent, report)?,
         };
         let decode_palettes = options.quantization.allow_decode && !job.target.has_palettes();
-        job.quantization.parts.insert(Part::Transformer, Quantize { decode_palettes, ..given.clone() });
+        let asked = job.quantization.of(Part::Transformer.name()).cloned().unwrap_or_default();
+        let tensors = given.tensors.clone();
+        let own = Quantize { default: None, tensors, decode_palettes, ..asked };
+        job.quantization.parts.insert(Part::Transformer, own);
         known.insert(width, given);
     }
     Ok(())

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use snapc_frontends::Part;
 use snapc_interp::Interpreter;
 use snapc_ir::ops::Op;
-use snapc_ir::{Class, Error, Graph, Result, Source, Transform, ValueId};
-use snapc_passes::quantize::layers;
+use snapc_ir::{Class, Def, Error, Graph, Result, Source, Transform, ValueId};
+use snapc_passes::quantize::{Choice as QuantizeChoice, layers};
 use snapc_passes::{Pass, QuantizePass};
 use snapc_weights::Tensor;
 
@@ -390,7 +390,12 @@ fn coded_layers(graph: &Graph) -> CodedLayers {
         found.results.insert(result, name.clone());
         let (rows, cols) = (weight.shape()[0], weight.ty().count() / weight.shape()[0]);
         let beside = rank.map_or(0, |rank| 2 * (rank * (rows + cols)) as u64);
-        let text = rank.map_or(encoding.to_string(), |rank| format!("{encoding} rank {rank}"));
+        let maker = match graph.value(node.operands[0]).def {
+            Def::Result(maker, _) => Some(&graph.node(maker).op),
+            Def::Input(_) | Def::Weight(_) => None,
+        };
+        let activations = matches!(maker, Some(Op::FakeQuantize(_)));
+        let text = QuantizeChoice { encoding: *encoding, rank: rank.unwrap_or(0), activations }.to_string();
         // What is decoded is f16 in a file.
         let bytes = if stored { weight.stored_bytes() } else { 2 * (rows * cols) as u64 };
         found.stored.insert(name.clone(), (text, bytes + beside, rows * cols));

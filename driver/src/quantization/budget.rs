@@ -78,7 +78,7 @@ pub struct Given {
 /// What a layer may get: the kinds of the choice that is asked for, and f16.
 fn ladder(asked: Choice) -> Vec<Option<Choice>> {
     let of = |code: Code, group: Option<usize>| {
-        Some(Choice { encoding: Encoding { code, group, method: asked.encoding.method }, rank: asked.rank })
+        Some(Choice { encoding: Encoding { code, group, method: asked.encoding.method }, ..asked })
     };
     let group = asked.encoding.group;
     let mut all = match asked.encoding.code {
@@ -120,7 +120,7 @@ impl Subject<'_> {
         let count = layer.shape.iter().product::<usize>() as u64;
         let Some(choice) = choice else { return Ok(Price { bytes: 2 * count, loss: 0.0 }) };
         let tensors = BTreeMap::from([(layer.tensor.clone(), Some(choice))]);
-        let quantize = Quantize { default: None, tensors, decode_palettes: false };
+        let quantize = Quantize { tensors, ..Quantize::default() };
         let coded = QuantizePass { quantize: Some(quantize) }.run(self.graph)?;
         let stored = snapc_passes::quantize::encoded(&coded)
             .iter()
@@ -163,7 +163,13 @@ pub fn give_out(
     fixed: impl Fn(&[Layer]) -> u64,
     report: &mut dyn Report,
 ) -> Result<Given> {
-    let default = asked.default.unwrap_or(Choice { encoding: Encoding::int(4, Some(32)), rank: 0 });
+    let default = asked.default.unwrap_or(Choice::of(Encoding::int(4, Some(32))));
+    if default.activations {
+        return Err(Error::usage(format!("a budget gives out bits a layer, and {default} has 8 for each"))
+            .help(
+                "name int8, int4 or a palette with --quantize; a --recipe may have w8a8 for single tensors",
+            ));
+    }
     let choice = parts::Choice { width: Some(sample.width), size: sample.size, steps: sample.steps };
     let parts = Parts::from_pipeline(sample.pipeline, &choice)?;
     let store = store(&parts.transformer.store)?;

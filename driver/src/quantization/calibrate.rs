@@ -23,9 +23,6 @@ use crate::parts::{Choice, Parts};
 /// Prompts where no file is named and the pipeline folder has no `calibration_prompts.txt`.
 const PROMPTS: &str = include_str!("prompts.txt");
 
-/// The parts whose layers are measured: the decoder's are convolutions, for which no method asks.
-const PARTS: [Part; 2] = [Part::TextEncoder, Part::Transformer];
-
 /// Which second moments are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MomentsKind {
@@ -136,7 +133,7 @@ pub fn calibrate(options: &CalibrateOptions, report: &mut dyn Report) -> Result<
     let mut prompts = calibration_prompts(&options.pipeline, options.prompts.as_deref())?;
     prompts.truncate(options.count.unwrap_or(usize::MAX).max(1));
     let subjects: Vec<Subject> =
-        PARTS.iter().map(|&part| Subject::new(part, &parts)).collect::<Result<_>>()?;
+        Part::ALL.iter().map(|&part| Subject::new(part, &parts)).collect::<Result<_>>()?;
     let facts = facts(options, &parts, &prompts, guidance, &subjects)?;
     let shard = options.shard.unwrap_or((1, 1));
     let mine: Vec<usize> = (0..prompts.len()).filter(|prompt| prompt % shard.1 == shard.0 - 1).collect();
@@ -273,14 +270,16 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     fn new(part: Part, parts: &'a Parts) -> Result<Self> {
-        let network = if part == Part::Transformer { &parts.transformer } else { &parts.text_encoder };
+        let network = parts.network(part);
         let (graph, store) = (prepared(&network.graph, &network.store)?, &network.store);
         let layers = layers(&graph);
         let (mut readers, mut makers) = (BTreeMap::<_, Vec<usize>>::new(), BTreeMap::new());
-        for (number, layer) in layers.iter().enumerate().filter(|(_, layer)| layer.shape.len() == 2) {
+        for (number, layer) in layers.iter().enumerate() {
             readers.entry(layer.input).or_default().push(number);
             makers.insert(layer.result, number);
         }
+        // The first is measured for all: a linear's moments are asked for, a convolution's are not.
+        readers.values_mut().for_each(|numbers| numbers.sort_by_key(|&number| layers[number].shape.len()));
         Ok(Subject { part, graph, store, layers, readers, makers })
     }
 
@@ -303,6 +302,7 @@ impl<'a> Subject<'a> {
                         let inputs = self.layers[number].shape[1];
                         prompt.entry(key("largest")).or_default().largest(values);
                         match kind {
+                            _ if self.layers[number].shape.len() != 2 => {}
                             MomentsKind::Channels => {
                                 prompt.entry(key("moments")).or_default().squares(values, inputs)
                             }

@@ -94,6 +94,19 @@ impl CalibrationFile {
         Statistics::new(self.store.clone(), part, self.shares.clone())
     }
 
+    /// For each layer of a part that was measured the largest |x| of its inputs and of its results.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn largest(&self, part: &str) -> Result<BTreeMap<String, [f32; 2]>> {
+        let statistics = self.statistics(part);
+        let weights = statistics.weights();
+        weights
+            .into_iter()
+            .map(|weight| statistics.largest(&weight).map(|largest| (weight, largest)))
+            .collect()
+    }
+
     /// Checks that a part was measured with this checkpoint.
     ///
     /// # Errors

@@ -90,10 +90,9 @@ impl QuantizeOptions {
         !self.parts.is_empty() || self.recipe.is_some() || self.budget.is_some()
     }
 
-    /// Whether a method asks for measured moments.
-    fn needs_moments(&self, quantize: &Quantize) -> bool {
-        let choices = quantize.default.iter().chain(quantize.tensors.values().flatten());
-        choices.into_iter().any(|choice| choice.encoding.method != Default::default())
+    /// Every choice that a part has.
+    fn choices(quantize: &Quantize) -> impl Iterator<Item = &Choice> {
+        quantize.default.iter().chain(quantize.tensors.values().flatten())
     }
 }
 
@@ -117,6 +116,7 @@ impl Quantization {
             let mut quantize = recipe.part(part).cloned().unwrap_or_default();
             quantize.default = options.parts.get(&part).copied().or(quantize.default);
             quantize.decode_palettes = options.allow_decode && !target.has_palettes();
+            quantize.round_results = target.rounds_results();
             if quantize.default.is_some() || !quantize.tensors.is_empty() {
                 parts.insert(part, quantize);
             }
@@ -125,12 +125,19 @@ impl Quantization {
             options.calibration.iter().map(|path| CalibrationFile::open(path)).collect::<Result<_>>()?;
         let widths: Vec<String> = files.iter().map(|file| file.facts.width.to_string()).collect();
         let calibration = files.into_iter().find(|file| file.facts.width == width).map(Arc::new);
-        let needs = parts.values().any(|quantize| options.needs_moments(quantize));
-        if calibration.is_none() && (needs || !widths.is_empty()) {
+        let mut choices = parts.values().flat_map(QuantizeOptions::choices);
+        let needs = choices
+            .find(|choice| choice.activations || choice.encoding.method != Default::default())
+            .copied();
+        drop(choices);
+        if calibration.is_none() && (needs.is_some() || !widths.is_empty()) {
             let error = match widths.is_empty() {
-                true => Error::usage(
-                    "the method asks for what `snapc calibrate` measures, and no --calibration is named",
-                ),
+                true => {
+                    let what = needs.map_or(String::new(), |choice| choice.to_string());
+                    Error::usage(format!(
+                        "{what} asks for what `snapc calibrate` measures, and no --calibration is named"
+                    ))
+                }
                 false => {
                     Error::usage(format!("the calibration is of width {}, not {width}", widths.join(", ")))
                 }
@@ -138,6 +145,12 @@ impl Quantization {
             return Err(error.help(
                 "run `snapc calibrate` with this pipeline and subnet, and name its file with --calibration",
             ));
+        }
+        for (part, quantize) in &mut parts {
+            let rounds = QuantizeOptions::choices(quantize).any(|choice| choice.activations);
+            if let Some(file) = calibration.as_ref().filter(|_| rounds) {
+                quantize.largest = file.largest(part.name())?;
+            }
         }
         Ok(Quantization { parts, calibration })
     }

@@ -65,7 +65,7 @@ impl Recipe {
                 choice(text).map(|choice| (name.clone(), choice)).map_err(|error| format!("{name}: {error}"))
             });
             let tensors = tensors.collect::<std::result::Result<_, _>>()?;
-            recipe.0.insert(parse_part(&name)?, Quantize { default, tensors, decode_palettes: false });
+            recipe.0.insert(parse_part(&name)?, Quantize { default, tensors, ..Quantize::default() });
         }
         Ok(recipe)
     }

@@ -1,5 +1,7 @@
 use snapc_ir::Result;
-use snapc_ir::ops::{Add, Cast, Cos, Gelu, GeluForm, Mul, Relu, Rsqrt, Sigmoid, Silu, Sin, Sub, Tanh};
+use snapc_ir::ops::{
+    Add, Cast, Cos, FakeQuantize, Gelu, GeluForm, Mul, Relu, Rsqrt, Sigmoid, Silu, Sin, Sub, Tanh,
+};
 
 use super::{Call, Execute};
 use crate::kernels::broadcast::{Operand, broadcast};
@@ -36,6 +38,14 @@ impl Execute for Cast {
             }]);
         }
         let values = call.own(0);
+        call.one(values)
+    }
+}
+
+impl Execute for FakeQuantize {
+    fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
+        let mut values = call.own(0);
+        map(&mut values, |x| self.of(x));
         call.one(values)
     }
 }

@@ -18,6 +18,7 @@ mod binary;
 mod concat;
 mod conv2d;
 mod embedding;
+mod fake_quantize;
 mod gelu;
 mod heads;
 mod linear;
@@ -36,6 +37,7 @@ pub use binary::{Add, Mul, Sub};
 pub use concat::Concat;
 pub use conv2d::{Conv2d, Layout};
 pub use embedding::Embedding;
+pub use fake_quantize::FakeQuantize;
 pub use gelu::{Gelu, GeluForm};
 pub use heads::{MergeHeads, SplitHeads};
 pub use linear::Linear;
@@ -83,7 +85,7 @@ macro_rules! for_each_op {
             Linear, Conv2d, Embedding, RmsNorm, LayerNorm, GroupNorm, Attention, Rotary, TimestepEmbedding, Silu,
             Gelu, Split, Concat, SplitHeads, MergeHeads, TokensFromMap, MapFromTokens, SplitTokens, UpsampleNearest,
             Add, Sub, Mul, Matmul, Softmax, ReduceMean, Rsqrt, Tanh, Sigmoid, Relu, Sin, Cos, Transpose, Reshape,
-            Slice, Cast
+            Slice, Cast, FakeQuantize
         }
     };
 }
@@ -182,6 +184,7 @@ impl Op {
                 | Op::Sin(_)
                 | Op::Cos(_)
                 | Op::Cast(_)
+                | Op::FakeQuantize(_)
         )
     }
 

@@ -193,10 +193,27 @@ fn parse_weight(text: &str) -> Parsed<Weight> {
     if dtype == DType::BF16 {
         return Err("bf16 is a type of stored tensors, not of values".to_string());
     }
+    // The last transform, as it holds a recipe of its own.
+    let (recipe, steps) = match recipe.split_once(STEPS) {
+        Some((recipe, steps)) => (recipe, Some(parse_steps(steps)?)),
+        None => (recipe, None),
+    };
     let mut parts = recipe.split(" | ");
     let source = parse_source(parts.next().unwrap_or_default().trim(), &name)?;
-    let transforms = parts.map(parse_transform).collect::<Parsed<_>>()?;
+    let transforms = parts.map(parse_transform).chain(steps.map(Ok)).collect::<Parsed<_>>()?;
     Ok(Weight { name, source, transforms, dims, dtype })
+}
+
+/// What stands before the scale and the weight of steps.
+const STEPS: &str = " | steps ";
+
+fn parse_steps(text: &str) -> Parsed<Transform> {
+    let (scale, of) = text.split_once(' ').ok_or("expected `steps SCALE @NAME: TYPE = SOURCE`")?;
+    if of.contains(STEPS) {
+        return Err("steps go by codes, which have none".to_string());
+    }
+    let scale = scale.parse().map_err(|_| format!("`{scale}` is no scale"))?;
+    Ok(Transform::Steps { of: Box::new(parse_weight(of)?), scale })
 }
 
 fn parse_source(text: &str, weight: &str) -> Parsed<Source> {
@@ -254,7 +271,7 @@ fn parse_transform(text: &str) -> Parsed<Transform> {
         "encode" => rest.parse().map(Transform::Encode),
         "decode" if rest.is_empty() => Ok(Transform::Decode),
         _ => Err(format!(
-            "`{word}` is no transform; the transforms are take, part, transpose, reshape, repeat, double, low_rank, encode, decode"
+            "`{word}` is no transform; the transforms are take, part, transpose, reshape, repeat, double, low_rank, encode, decode, steps"
         )),
     }
 }

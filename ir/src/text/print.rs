@@ -90,6 +90,7 @@ fn weight_text(weight: &Weight) -> String {
             Transform::LowRank { rank, factor } => format!(" | low_rank {rank} {}", factor.name()),
             Transform::Encode(encoding) => format!(" | encode {encoding}"),
             Transform::Decode => " | decode".to_string(),
+            Transform::Steps { of, scale } => format!(" | steps {scale:?} {}", weight_text(of)),
         };
     }
     text

@@ -75,7 +75,7 @@ fn through(change: &Transform, shape: &[usize], range: Range) -> Option<(Range, 
             gone(first)
         }
         Transform::Double(_) | Transform::Decode => same(range),
-        Transform::LowRank { .. } => None,
+        Transform::LowRank { .. } | Transform::Steps { .. } => None,
         Transform::Encode(encoding) => {
             encoding.can_cut(shape, axis, start, size).then_some(())?;
             same(range)

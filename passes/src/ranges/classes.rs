@@ -56,6 +56,7 @@ pub fn moves(op: &Op) -> bool {
             | Op::Reshape(_)
             | Op::Slice(_)
             | Op::Cast(_)
+            | Op::FakeQuantize(_)
     )
 }
 

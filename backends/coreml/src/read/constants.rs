@@ -14,7 +14,7 @@ use super::blobs::{Blobs, Element};
 const WEIGHT_FILE: &str = "@model_path/weights/weight.bin";
 
 /// The most axes that Core ML has.
-const MOST_AXES: usize = 5;
+pub const MOST_AXES: usize = 5;
 
 /// The most numbers that a tensor may have here: a bound before sizes are multiplied.
 const MOST_NUMBERS: usize = 1 << 40;

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 use coreml_proto::proto::mil_spec::{Argument, DataType, Operation};
 use snapc_ir::ops::{
-    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, LayerNorm, Layout, Linear, Matmul, Mul, Op,
-    ReduceMean, Relu, Reshape, Rsqrt, Sigmoid, Silu, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
-    UpsampleNearest,
+    Add, Cast, Concat, Conv2d, Cos, Embedding, FakeQuantize, Gelu, GeluForm, LayerNorm, Layout, Linear,
+    Matmul, Mul, Op, ReduceMean, Relu, Reshape, Rsqrt, Sigmoid, Silu, Sin, Slice, Softmax, Split, Sub, Tanh,
+    Transpose, UpsampleNearest,
 };
 use snapc_ir::{DType, ValueId};
 
 use super::Reading;
 use super::constants::Numbers;
-use super::program::{Reader, bound_names};
+use super::program::{Codes, Reader, bound_names};
 
 /// The largest epsilon of `rsqrt` that is taken for none: beside the 1e-6 that a norm adds itself, it moves the result by
 /// 5e-7 of it at most.
@@ -55,13 +55,26 @@ pub fn read(reader: &mut Reader, operation: &Operation) -> Reading<Vec<ValueId>>
         "reshape" => call.reshape(),
         "slice_by_index" => call.slice(),
         "cast" => call.cast(),
+        "dequantize" => call.dequantize(),
         "identity" => Ok(vec![call.operand("x")?]),
         _ => Err("snapc does not write this operation".to_string()),
     }?;
-    match call.inputs.keys().next() {
-        None => Ok(results),
-        Some(name) => Err(format!("its parameter {name} is none that snapc writes")),
+    call.end()?;
+    Ok(results)
+}
+
+/// Reads a `quantize`.
+pub fn quantize(reader: &mut Reader, operation: &Operation) -> Reading<Codes> {
+    let inputs = operation.inputs.iter().map(|(name, argument)| (name.as_str(), argument)).collect();
+    let mut call = Call { reader, inputs, outputs: operation.outputs.len() };
+    let x = call.operand("input")?;
+    let dtype = call.reader.ty(x).dtype;
+    let scale = call.float("scale", dtype)?;
+    if call.text("output_dtype")? != "int8" {
+        return Err("it does not give int8".to_string());
     }
+    call.end()?;
+    Ok(Codes { x, scale })
 }
 
 /// An operation whose parameters are taken one by one.
@@ -72,6 +85,13 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    fn end(&self) -> Reading<()> {
+        match self.inputs.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(format!("its parameter {name} is none that snapc writes")),
+        }
+    }
+
     fn names(&mut self, parameter: &str) -> Reading<Vec<&str>> {
         let argument = self.inputs.remove(parameter).ok_or_else(|| format!("it has no {parameter}"))?;
         bound_names(argument)
@@ -342,6 +362,21 @@ impl Call<'_> {
             (starts[axis], sizes[axis]) = (begin[axis], end[axis].saturating_sub(begin[axis]));
         }
         self.reader.node(Slice { starts, sizes }, &[x])
+    }
+
+    /// Back by the scale that the codes were made by, with no zero point either.
+    fn dequantize(&mut self) -> Reading<Vec<ValueId>> {
+        let name = match self.names("input")?[..] {
+            [name] => name.to_string(),
+            _ => return Err("its input is a list".to_string()),
+        };
+        let Codes { x, scale } = self.reader.take_codes(&name)?;
+        let dtype = self.reader.ty(x).dtype;
+        let back = self.float("scale", dtype)?;
+        if back != scale {
+            return Err(format!("its scale is {back}, that of its codes {scale}"));
+        }
+        self.reader.node(FakeQuantize { scale }, &[x])
     }
 
     fn cast(&mut self) -> Reading<Vec<ValueId>> {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coreml_proto::proto::mil_spec::argument::binding;
-use coreml_proto::proto::mil_spec::{Argument, Function, NamedValueType, Operation};
+use coreml_proto::proto::mil_spec::{Argument, DataType, Function, NamedValueType, Operation};
 use snapc_ir::{Builder, Dim, Error, Place, Result, Stage, TensorType, ValueId, Weight};
 use snapc_weights::Region;
 
 use super::blobs::Blobs;
-use super::constants::{Constant, Numbers, element_type, tensor_type};
+use super::constants::{Constant, MOST_AXES, Numbers, element_type, shaped, tensor_type};
 use super::constexpr::{self, Encoded};
 use super::{Made, Reading, ops};
 
@@ -22,6 +22,8 @@ pub fn read(name: &str, specification: i32, function: &Function, blobs: &Blobs) 
         builder: Builder::new(name, Stage::Legal("coreml".to_string())),
         values: BTreeMap::new(),
         constants: BTreeMap::new(),
+        codes: BTreeMap::new(),
+        codes_taken: BTreeSet::new(),
         regions: Vec::new(),
         blobs_used: BTreeSet::new(),
     };
@@ -29,6 +31,9 @@ pub fn read(name: &str, specification: i32, function: &Function, blobs: &Blobs) 
     let unused = reader.constants.iter().find(|(_, constant)| !constant.used);
     if let Some((name, _)) = unused {
         return Err(Error::input(format!("no operation uses the constant {name}")));
+    }
+    if let Some(name) = reader.codes.keys().next() {
+        return Err(Error::input(format!("no operation dequantizes {name}")));
     }
     for (name, value) in outputs {
         reader.builder.output(name, value);
@@ -41,6 +46,12 @@ struct Known {
     used: bool,
 }
 
+/// What was quantized, and by which scale.
+pub struct Codes {
+    pub x: ValueId,
+    pub scale: f32,
+}
+
 /// What is known of a block so far.
 pub struct Reader {
     pub specification: i32,
@@ -48,6 +59,9 @@ pub struct Reader {
     /// Inputs, results, and constants that were used as tensors.
     values: BTreeMap<String, ValueId>,
     constants: BTreeMap<String, Known>,
+    /// Results of quantize, for a dequantize.
+    codes: BTreeMap<String, Codes>,
+    codes_taken: BTreeSet<String>,
     regions: Vec<Region>,
     blobs_used: BTreeSet<u64>,
 }
@@ -102,7 +116,8 @@ impl Reader {
         if !name.starts_with(first) || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             return Err(format!("`{name}` is no identifier"));
         }
-        if self.values.contains_key(name) || self.constants.contains_key(name) {
+        let codes = self.codes.contains_key(name) || self.codes_taken.contains(name);
+        if self.values.contains_key(name) || self.constants.contains_key(name) || codes {
             return Err(format!("{name} is made twice"));
         }
         Ok(())
@@ -129,6 +144,9 @@ impl Reader {
             return self.constant(operation, blobs);
         }
         self.builder.set_scope(name);
+        if operation.r#type == "quantize" {
+            return self.quantize(operation);
+        }
         let results = ops::read(self, operation)?;
         if results.len() != operation.outputs.len() {
             return Err(format!("it has {} outputs, expected {}", operation.outputs.len(), results.len()));
@@ -141,6 +159,27 @@ impl Reader {
             self.define(&output.name, value)?;
         }
         Ok(())
+    }
+
+    /// Codes of a value, which a graph has not: they are held until they are dequantized.
+    fn quantize(&mut self, operation: &Operation) -> Reading<()> {
+        let codes = ops::quantize(self, operation)?;
+        let [output] = &operation.outputs[..] else { return Err("it has not one output".to_string()) };
+        let declared = shaped(output.r#type.as_ref(), MOST_AXES)?;
+        let expected = (DataType::Int8, self.ty(codes.x).shape.clone());
+        if declared != expected {
+            return Err(format!("{} is declared as {declared:?}, it is {expected:?}", output.name));
+        }
+        self.check_new(&output.name)?;
+        self.codes.insert(output.name.clone(), codes);
+        Ok(())
+    }
+
+    /// The codes of that name, which nothing else takes.
+    pub fn take_codes(&mut self, name: &str) -> Reading<Codes> {
+        let codes = self.codes.remove(name).ok_or_else(|| format!("{name} is not quantized before"))?;
+        self.codes_taken.insert(name.to_string());
+        Ok(codes)
     }
 
     /// A weight that is stored as codes.

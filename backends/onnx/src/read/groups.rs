@@ -1,7 +1,7 @@
 //! Ops of the IR that are several nodes in ONNX, next to each other, of which only the last one's result is used.
 
 use snapc_ir::Result;
-use snapc_ir::ops::{RmsNorm, Rsqrt};
+use snapc_ir::ops::{FakeQuantize, RmsNorm, Rsqrt};
 
 use super::attributes::Attributes;
 use super::nodes::{Reader, require};
@@ -70,5 +70,20 @@ pub fn rsqrt<'a>(reader: &mut Reader<'a>, following: &'a [NodeProto]) -> Result<
     }
     let x = reader.value(&root.input[0])?;
     reader.add(quotient, Rsqrt {}, &[x])?;
+    Ok(nodes.len())
+}
+
+/// `(clamp(round(x / scale) + 128, 0, 255) - 128) * scale`.
+pub fn fake_quantize<'a>(reader: &mut Reader<'a>, following: &'a [NodeProto]) -> Result<usize> {
+    let kinds = [("QuantizeLinear", 3), ("DequantizeLinear", 3)];
+    let nodes @ [quantized, back] = group(reader, following, kinds)?;
+    let linked = back.input[0] == quantized.output[0] && back.input[1..] == quantized.input[1..];
+    require(linked, "a value is dequantized by another scale than it was quantized by")?;
+    require(reader.is_zero_point(&back.input[2]), "its zero point is not 128 of uint8")?;
+    for node in nodes {
+        Attributes::of(node)?.end()?;
+    }
+    let (x, scale) = (reader.value(&quantized.input[0])?, reader.number(&quantized.input[1])?);
+    reader.add(back, FakeQuantize { scale }, &[x])?;
     Ok(nodes.len())
 }

@@ -138,6 +138,10 @@ fn read_initializer<'a>(reader: &mut Reader<'a>, tensor: &'a TensorProto) -> Res
             reader.define(&tensor.name, value)?;
             Ok(external)
         }
+        Constant::ZeroPoint => {
+            reader.define_zero_point(&tensor.name)?;
+            Ok(None)
+        }
         Constant::Codes(external) => {
             reader.define_codes(&tensor.name, external.region.shape.clone())?;
             Ok(Some(external))

@@ -29,6 +29,8 @@ enum Held {
     Wide(ValueId),
     /// Codes of these sizes, for a DequantizeLinear.
     Codes(Vec<usize>),
+    /// The code of 0, for a QuantizeLinear.
+    ZeroPoint,
 }
 
 /// The graph that is being read.
@@ -77,6 +79,16 @@ impl<'a> Reader<'a> {
         self.hold(name, Held::Codes(shape))
     }
 
+    /// Gives the code of 0 its name.
+    pub fn define_zero_point(&mut self, name: &'a str) -> Result<()> {
+        self.hold(name, Held::ZeroPoint)
+    }
+
+    /// Whether a name is that of the code of 0.
+    pub fn is_zero_point(&self, name: &str) -> bool {
+        matches!(self.held.get(name), Some(Held::ZeroPoint))
+    }
+
     /// The sizes of the codes of a name.
     pub fn codes(&self, name: &str) -> Result<&[usize]> {
         match self.held.get(name) {
@@ -106,6 +118,7 @@ impl<'a> Reader<'a> {
             Some(Held::Codes(_)) => {
                 Err(Error::input(format!("{name} holds codes, which only a DequantizeLinear may read")))
             }
+            Some(Held::ZeroPoint) => Err(Error::input(format!("{name} is a code of 0, not a value"))),
             None => Err(Error::input(format!("{name} is not made before"))),
         }
     }
@@ -181,6 +194,7 @@ impl<'a> Reader<'a> {
             "Identity" => self.identity(node).map(|()| 1),
             "Pow" => groups::rms_norm(self, following),
             "Sqrt" => groups::rsqrt(self, following),
+            "QuantizeLinear" => groups::fake_quantize(self, following),
             "DequantizeLinear" => encoded::dequantize(self, node).map(|()| 1),
             "Cast" if self.narrowed(node).is_some() => self.narrow(node).map(|()| 1),
             _ => {

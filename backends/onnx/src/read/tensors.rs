@@ -17,6 +17,8 @@ pub enum Constant {
     Weight(Box<Weight>, Option<External>),
     /// Codes, for a DequantizeLinear.
     Codes(External),
+    /// The code of 0 in the middle of those of uint8.
+    ZeroPoint,
 }
 
 /// A region of a file beside the model.
@@ -49,6 +51,9 @@ fn inline(tensor: &TensorProto, raw: &[u8]) -> Result<Constant> {
             )));
         }
         return Ok(Constant::Integers(chunks(raw).map(i64::from_le_bytes).collect()));
+    }
+    if tensor.data_type == data_type::UINT8 && tensor.dims.is_empty() && raw == [128] {
+        return Ok(Constant::ZeroPoint);
     }
     let ty = tensor_type(tensor.data_type, &tensor.dims)?;
     if raw.len() != ty.bytes() {

@@ -44,4 +44,30 @@ pub const ENCODED: &[(&str, &str)] = &[
         output y %y
         "#,
     ),
+    (
+        "rounded_rows",
+        r#"
+        input %x: f32[2, 64]
+        weight @w: f32[12, 64] = tensor f32[12, 64] | encode int8
+        weight @v: f32[300, 12] = tensor f32[300, 12] | encode int8
+        weight @b: f32[300] = tensor f32[300]
+        %x8 = fake_quantize %x {"scale":0.0078125} : f32[2, 64]
+        %h = linear %x8, @w : f32[2, 12]
+        %h8 = fake_quantize %h {"scale":0.0625} : f32[2, 12]
+        %y = linear %h8, @v, @b : f32[2, 300]
+        %y8 = fake_quantize %y {"scale":0.125} : f32[2, 300]
+        output y %y8
+        "#,
+    ),
+    (
+        "rounded_map",
+        r#"
+        input %x: f32[1, 8, 6, 6]
+        weight @w: f32[16, 8, 3, 3] = tensor f32[16, 8, 3, 3] | encode int8
+        %x8 = fake_quantize %x {"scale":0.0078125} : f32[1, 8, 6, 6]
+        %y = conv2d %x8, @w {"stride":1,"padding":1} : f32[1, 16, 6, 6]
+        %y8 = fake_quantize %y {"scale":0.125} : f32[1, 16, 6, 6]
+        output y %y8
+        "#,
+    ),
 ];

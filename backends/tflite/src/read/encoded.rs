@@ -58,6 +58,9 @@ impl Codes {
         let details = table.table(DETAILS, "BlockwiseQuantization", BLOCK_KNOWN)?;
         let scales = match (table.u8(DETAILS_TYPE)?, details) {
             (0, None) => {
+                require(bits != 32 || shape.len() == 1, || {
+                    format!("{name} has steps on {} axes", shape.len())
+                })?;
                 require(scales.len() == rows && zeros.len() == rows, || {
                     format!(
                         "{name} has {} scales and {} zero points over {rows} rows",
@@ -82,6 +85,24 @@ impl Codes {
             (kind, _) => return Err(Error::input(format!("{name} has details of type {kind}"))),
         };
         Ok(Codes { bits, scales })
+    }
+
+    /// Reads the one scale of a tensor that operators make.
+    ///
+    /// # Errors
+    /// If it has more, or a zero point.
+    pub fn scale(tensor: &Table, name: &str) -> Result<f32> {
+        use slot::quantization::{QUANTIZED_DIMENSION, SCALE, ZERO_POINT};
+        let known = &[SCALE, ZERO_POINT, QUANTIZED_DIMENSION];
+        let table = tensor.table(slot::tensor::QUANTIZATION, "QuantizationParameters", known)?;
+        let table = table.ok_or_else(|| Error::input(format!("{name} has codes, but no scales")))?;
+        require(table.i32(QUANTIZED_DIMENSION)? == 0, || format!("{name} has scales along a later axis"))?;
+        match (&table.floats(SCALE, 1)?[..], &table.longs(ZERO_POINT, 1)?[..]) {
+            (&[scale], &[0]) => Ok(scale),
+            (scales, zeros) => {
+                Err(Error::input(format!("{name} has the scales {scales:?} and zero points {zeros:?}")))
+            }
+        }
     }
 
     /// The tensor of the scales, where they are one.

@@ -4,6 +4,7 @@
 mod encoded;
 mod flat;
 mod operators;
+mod products;
 mod tensors;
 
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! Operators of a model as ops, each by what its kernel computes (google-ai-edge/LiteRT, `tflite/kernels/`).
 
 use snapc_ir::ops::{
-    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, Layout, Linear, Matmul, Mul, Op, ReduceMean,
-    Relu, Reshape, Rsqrt, Sigmoid, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
+    Add, Cast, Concat, Conv2d, Cos, Embedding, FakeQuantize, Gelu, GeluForm, Layout, Linear, Matmul, Mul, Op,
+    ReduceMean, Relu, Reshape, Rsqrt, Sigmoid, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
 };
 use snapc_ir::{Builder, Context, DType, Error, Graph, Place, Result, TensorType, ValueId};
 use snapc_weights::Region;
@@ -39,19 +39,23 @@ pub fn options(builtin: &Builtin) -> &'static [u16] {
 }
 
 /// What a tensor holds.
-enum Held {
+pub enum Held {
     Value(ValueId),
     Integers(Vec<i32>),
     /// A map with so many zeros around it, for the convolution that follows.
     Padded(ValueId, usize),
     /// The numbers of codes, for a FULLY_CONNECTED of that version or a DEQUANTIZE.
     Codes(ValueId, i32),
+    /// What is added to products of codes.
+    Steps(ValueId),
+    /// What an operator made codes of, as they stand for it.
+    Rounded(ValueId),
 }
 
 /// The graph that is being read.
 pub struct Reader<'a> {
-    builder: Builder,
-    tensors: &'a [Tensor<'a>],
+    pub builder: Builder,
+    pub tensors: &'a [Tensor<'a>],
     buffers: &'a [Buffer<'a>],
     held: Vec<Option<Held>>,
     /// How often operators and outputs read each tensor.
@@ -91,6 +95,7 @@ impl<'a> Reader<'a> {
         }
         for &(name, number) in inputs {
             let tensor = self.tensors.get(number).ok_or_else(|| missing(number))?;
+            require(tensor.scale.is_none(), || format!("the input {name} is of codes"))?;
             let value = self.builder.input(name, tensor.ty.clone());
             self.define(number, Held::Value(value)).at(|| Place::Node(name.to_string()))?;
         }
@@ -119,6 +124,7 @@ impl<'a> Reader<'a> {
                     let taken = self.builder.weight(*weight);
                     let value = taken.map_err(|error| error.as_class(snapc_ir::Class::Input)).at(place)?;
                     match &tensor.codes {
+                        Some(codes) if codes.bits == 32 => Held::Steps(value),
                         Some(codes) => Held::Codes(value, codes.version()),
                         None => Held::Value(value),
                     }
@@ -164,7 +170,11 @@ impl<'a> Reader<'a> {
     fn define(&mut self, number: usize, held: Held) -> Result<()> {
         let tensor = self.tensors.get(number).ok_or_else(|| missing(number))?;
         require(tensor.buffer == 0, || format!("{} has numbers of its own", tensor.name))?;
-        if let Held::Value(value) = held {
+        let coded = matches!(held, Held::Rounded(_));
+        require(coded == tensor.scale.is_some(), || {
+            format!("{} has scales, or none, against its operator", tensor.name)
+        })?;
+        if let Held::Value(value) | Held::Rounded(value) = held {
             let made = self.builder.ty(value);
             require(*made == tensor.ty, || format!("{} is {made}, declared as {}", tensor.name, tensor.ty))?;
         }
@@ -176,7 +186,10 @@ impl<'a> Reader<'a> {
         match &self.held[number] {
             Some(Held::Value(value)) => Ok(*value),
             Some(Held::Integers(_)) => Err(Error::input(format!("{name} is a list of integers, no value"))),
-            Some(Held::Codes(..)) => Err(Error::input(format!("{name} holds codes, no numbers"))),
+            Some(Held::Steps(_)) => Err(Error::input(format!("{name} is added to products of codes alone"))),
+            Some(Held::Codes(..) | Held::Rounded(_)) => {
+                Err(Error::input(format!("{name} holds codes, no numbers")))
+            }
             Some(Held::Padded(..)) => Err(Error::input(format!("{name} is padded for no convolution"))),
             None => Err(Error::input(format!("{name} is not made before"))),
         }
@@ -197,6 +210,16 @@ impl<'a> Reader<'a> {
         let made = match operator.builtin.name {
             "PAD" => vec![operands.pad()?],
             "DEQUANTIZE" if operands.codes(0)?.is_some() => vec![operands.dequantize()?],
+            "DEQUANTIZE" if operands.rounded(0)?.is_some() => vec![operands.numbers()?],
+            "QUANTIZE" => {
+                let x = operands.only()?;
+                vec![self.rounded(&results, x)?]
+            }
+            "FULLY_CONNECTED" | "CONV_2D" if operands.rounded(0)?.is_some() => {
+                let (op, values) = operands.product()?;
+                let y = self.builder.one(op, &values)?;
+                vec![self.rounded(&results, y)?]
+            }
             "RESHAPE" if operands.is_copy()? => {
                 let only = |result: &usize| outputs.iter().any(|output| output.1 == *result);
                 let copied = matches!(&results[..], [result] if only(result) && self.uses[*result] == 1);
@@ -225,21 +248,30 @@ impl<'a> Reader<'a> {
     }
 }
 
+impl Reader<'_> {
+    /// A value rounded by the scale of the tensor that is to hold it.
+    fn rounded(&mut self, results: &[usize], x: ValueId) -> Result<Held> {
+        let scale = results.first().and_then(|&result| self.tensors[result].scale);
+        let scale = scale.ok_or_else(|| Error::input("it does not give codes of one scale"))?;
+        Ok(Held::Rounded(self.builder.one(FakeQuantize { scale }, &[x])?))
+    }
+}
+
 /// An operator while it is read.
-struct Operands<'a, 'b> {
-    reader: &'b Reader<'a>,
-    operator: &'b Operator<'b>,
+pub struct Operands<'a, 'b> {
+    pub reader: &'b Reader<'a>,
+    pub operator: &'b Operator<'b>,
 }
 
 impl Operands<'_, '_> {
-    fn count(&self, count: usize) -> Result<()> {
+    pub fn count(&self, count: usize) -> Result<()> {
         let found = self.operator.inputs.len();
         require(found == count, || {
             format!("{} has {found} operands, expected {count}", self.operator.builtin.name)
         })
     }
 
-    fn held(&self, number: usize) -> Result<(usize, &Held)> {
+    pub fn held(&self, number: usize) -> Result<(usize, &Held)> {
         let tensor = self.operator.inputs.get(number).copied();
         let index = self.reader.index(tensor.ok_or_else(|| Error::input("an operand is missing"))?)?;
         let held = self.reader.held[index].as_ref();
@@ -253,11 +285,24 @@ impl Operands<'_, '_> {
     }
 
     /// The numbers of codes, and the version of FULLY_CONNECTED that takes these; `None` where the operand holds none.
-    fn codes(&self, number: usize) -> Result<Option<(ValueId, i32)>> {
+    pub fn codes(&self, number: usize) -> Result<Option<(ValueId, i32)>> {
         match self.held(number)?.1 {
             Held::Codes(value, version) => Ok(Some((*value, *version))),
             _ => Ok(None),
         }
+    }
+
+    /// What an operator made codes of; `None` where the operand is another one.
+    pub fn rounded(&self, number: usize) -> Result<Option<ValueId>> {
+        match self.held(number)?.1 {
+            Held::Rounded(value) => Ok(Some(*value)),
+            _ => Ok(None),
+        }
+    }
+
+    fn only(&self) -> Result<ValueId> {
+        self.count(1)?;
+        self.value(0)
     }
 
     /// Kernels and XNNPACK unpack codes of 8 bits.
@@ -404,8 +449,7 @@ impl Operands<'_, '_> {
 
     fn fully_connected(&self) -> Result<(Op, Vec<ValueId>)> {
         self.count(3)?;
-        let keep = self.options()?.bool(slot::fully_connected::KEEP_NUM_DIMS)?;
-        require(keep, || "FULLY_CONNECTED drops axes".to_string())?;
+        self.keeps_axes()?;
         let (weight, version) = match self.codes(1)? {
             Some((weight, version)) => (weight, version),
             None => (self.value(1)?, 5),
@@ -419,13 +463,29 @@ impl Operands<'_, '_> {
         Ok((Linear {}.into(), operands))
     }
 
+    pub fn keeps_axes(&self) -> Result<()> {
+        let keep = self.options()?.bool(slot::fully_connected::KEEP_NUM_DIMS)?;
+        require(keep, || "FULLY_CONNECTED drops axes".to_string())
+    }
+
     fn convolution(&self) -> Result<(Op, Vec<ValueId>)> {
         self.count(3)?;
         let (x, padded) = match self.held(0)? {
             (_, Held::Padded(x, padding)) => (*x, *padding),
             _ => (self.value(0)?, 0),
         };
+        let conv = self.convolution_of(x, self.value(1)?, padded)?;
         let (x_shape, weight) = (&self.reader.builder.ty(x).shape, self.shape(1)?);
+        let grouped = x_shape[3] != weight[3];
+        let expected = if grouped { 6 } else { 1 };
+        let version = self.operator.builtin.version;
+        require(version == expected, || format!("CONV_2D is of version {version}, expected {expected}"))?;
+        Ok((conv.into(), vec![x, self.value(1)?, self.value(2)?]))
+    }
+
+    /// What a CONV_2D says of strides and padding.
+    pub fn convolution_of(&self, x: ValueId, weight: ValueId, padded: usize) -> Result<Conv2d> {
+        let [x_shape, weight] = [x, weight].map(|id| &self.reader.builder.ty(id).shape);
         require(x_shape.len() == 4 && weight.len() == 4, || "CONV_2D is not over a map".to_string())?;
         let options = self.options()?;
         let stride = size(options.i32(slot::conv::STRIDE_W)?)?;
@@ -441,12 +501,7 @@ impl Operands<'_, '_> {
             }
             other => return Err(Error::input(format!("CONV_2D has the padding {other}"))),
         };
-        let grouped = self.operator.builtin.version >= 6;
-        require(grouped == (x_shape[3] != weight[3]), || {
-            "CONV_2D has groups, or another version".to_string()
-        })?;
-        let conv = Conv2d { stride, padding, layout: Layout::Nhwc };
-        Ok((conv.into(), vec![x, self.value(1)?, self.value(2)?]))
+        Ok(Conv2d { stride, padding, layout: Layout::Nhwc })
     }
 
     fn slice(&self) -> Result<Slice> {

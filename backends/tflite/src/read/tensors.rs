@@ -57,6 +57,8 @@ pub struct Tensor<'a> {
     pub buffer: usize,
     /// What its codes stand for.
     pub codes: Option<Codes>,
+    /// The scale of the codes that an operator makes.
+    pub scale: Option<f32>,
 }
 
 /// What the numbers of a tensor are.
@@ -75,6 +77,8 @@ impl<'a> Tensor<'a> {
         let (dtype, bits) = match kind {
             tensor_type::FLOAT32 => (DType::F32, None),
             tensor_type::FLOAT16 => (DType::F16, None),
+            // What is added to products of codes has scales, sizes and axes have none.
+            tensor_type::INT32 if table.has(slot::tensor::QUANTIZATION)? => (DType::F32, Some(32)),
             tensor_type::INT32 => (DType::I32, None),
             tensor_type::INT8 => (DType::F32, Some(8)),
             tensor_type::INT4 => (DType::F32, Some(4)),
@@ -91,9 +95,11 @@ impl<'a> Tensor<'a> {
         require(ty.count() <= MOST_NUMBERS, || {
             format!("{name} is too large, with sizes {}", shape_text(&ty.shape))
         })?;
+        let made = matches!(found, Buffer::Empty);
         let codes = match bits {
+            Some(8) if made => None,
             Some(bits) => {
-                let outside = matches!(found, Buffer::Outside { .. });
+                let outside = matches!(found, Buffer::Outside { .. }) || bits == 32 && !made;
                 require(outside && ty.rank() > 0, || {
                     format!("the codes of {name} are not behind the flatbuffer")
                 })?;
@@ -106,7 +112,8 @@ impl<'a> Tensor<'a> {
                 None
             }
         };
-        Ok(Tensor { name, ty, buffer, codes })
+        let scale = (made && bits == Some(8)).then(|| Codes::scale(table, name)).transpose()?;
+        Ok(Tensor { name, ty, buffer, codes, scale })
     }
 
     /// The tensor's own numbers; `None` where an operator makes them.
@@ -135,6 +142,11 @@ impl<'a> Tensor<'a> {
             }
             Buffer::Inline(data) => {
                 let values = match ty.dtype {
+                    _ if self.codes.is_some() => {
+                        let steps = chunks(data).map(i32::from_le_bytes);
+                        let lengths = expected.coding.as_ref().map_or(&[][..], |coding| &coding.tables);
+                        steps.zip(lengths).map(|(step, length)| step as f32 * length).collect()
+                    }
                     DType::F16 => chunks(data).map(|bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
                     _ => chunks(data).map(f32::from_le_bytes).collect(),
                 };
