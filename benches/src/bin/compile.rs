@@ -104,7 +104,7 @@ fn only(options: &Options, number: usize) -> Result<String> {
     compile.device = (work.target == Target::CoreMl).then_some(Device::Gpu);
     if let Some(text) = work.encoding {
         let encoding: Encoding = text.parse().map_err(Error::usage)?;
-        let choice = QuantizeChoice { encoding, rank: 0 };
+        let choice = QuantizeChoice { encoding, rank: 0, activations: false };
         compile.quantization.parts.insert(Part::Transformer, choice);
         compile.quantization.accuracy = When::Off;
     }
