@@ -67,6 +67,11 @@ fn linear(all: &mut Vec<Tensor>, path: &str, output: usize, input: &[usize], bia
 }
 
 impl Config {
+    /// The same with so many Down, Mid and Up blocks.
+    pub fn with_blocks(self, blocks: [usize; 3]) -> Self {
+        Config { blocks, ..self }
+    }
+
     /// `transformer/config.json`.
     pub fn json(&self) -> Value {
         let subnets: Map<String, Value> =
