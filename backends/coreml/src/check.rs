@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use snapc_backend::Device;
 use snapc_backend::limits::{
     COREML_AXES, COREML_LENGTH, COREML_VALUE, COREML_WEIGHTS, Limit, Use, place, uses, values_past,
 };
@@ -17,7 +18,7 @@ use crate::names::is_identifier;
 const ON_VALUES: [Limit; 3] = [COREML_AXES, COREML_LENGTH, COREML_VALUE];
 
 /// What passes a limit of names, types, sizes or the weight file, with what it is about.
-pub fn check(graph: &Graph, min_os: MinOs) -> Vec<Error> {
+pub fn check(graph: &Graph, min_os: MinOs, device: Device) -> Vec<Error> {
     let mut passed = check_ports(graph);
     for weight in graph.weights() {
         if let Some(coded) = weight.coded() {
@@ -38,6 +39,7 @@ pub fn check(graph: &Graph, min_os: MinOs) -> Vec<Error> {
         );
     }
     match weight_file(graph, min_os) {
+        Ok(_) if device != Device::Npu => {}
         Ok(bytes) => {
             passed.extend(COREML_WEIGHTS.passed(|| format!("the weight file of {}", graph.name()), bytes))
         }
@@ -48,9 +50,10 @@ pub fn check(graph: &Graph, min_os: MinOs) -> Vec<Error> {
 }
 
 /// How much of the limits a graph has.
-pub fn measure(graph: &Graph, min_os: MinOs) -> Vec<Use> {
+pub fn measure(graph: &Graph, min_os: MinOs, device: Device) -> Vec<Use> {
     let mut all = uses(graph, &ON_VALUES);
-    all.extend(weight_file(graph, min_os).ok().map(|found| Use { limit: COREML_WEIGHTS, found }));
+    let file = weight_file(graph, min_os).ok().filter(|_| device == Device::Npu);
+    all.extend(file.map(|found| Use { limit: COREML_WEIGHTS, found }));
     all
 }
 

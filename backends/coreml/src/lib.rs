@@ -112,12 +112,12 @@ impl Backend for CoreMl {
         legal::left_out(graph, node)
     }
 
-    fn check(&self, graph: &Graph) -> Vec<Error> {
-        check::check(graph, self.min_os)
+    fn check(&self, graph: &Graph, device: Device) -> Vec<Error> {
+        check::check(graph, self.min_os, device)
     }
 
-    fn uses(&self, graph: &Graph) -> Vec<Use> {
-        check::measure(graph, self.min_os)
+    fn uses(&self, graph: &Graph, device: Device) -> Vec<Use> {
+        check::measure(graph, self.min_os, device)
     }
 
     /// `text_encoder` becomes `TextEncoder.mlpackage`.

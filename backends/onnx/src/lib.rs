@@ -66,11 +66,11 @@ impl Backend for Onnx {
         }
     }
 
-    fn check(&self, graph: &Graph) -> Vec<Error> {
+    fn check(&self, graph: &Graph, _device: Device) -> Vec<Error> {
         legal::check(graph, self.layout)
     }
 
-    fn uses(&self, graph: &Graph) -> Vec<Use> {
+    fn uses(&self, graph: &Graph, _device: Device) -> Vec<Use> {
         legal::measure(graph)
     }
 

@@ -109,7 +109,7 @@ pub fn legalize_whole(graph: &Graph, backend: &dyn Backend, device: Device) -> R
         .map_err(|error| error.at(target()))?;
         if !changed {
             let graph = tidy(&current)?;
-            let passed = backend.check(&graph).into_iter().map(|error| error.at(target())).collect();
+            let passed = backend.check(&graph, device).into_iter().map(|error| error.at(target())).collect();
             for node in graph.nodes() {
                 for reason in backend.left_out(&graph, node) {
                     note(&mut explanations, node.op.name(), &node.scope, reason);

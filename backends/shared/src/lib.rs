@@ -71,10 +71,10 @@ pub trait Backend: Send + Sync {
 
     /// Everything in a graph that passes a limit of the target: the limit, the node's path and what to do. A graph of which this finds
     /// nothing can be written.
-    fn check(&self, graph: &Graph) -> Vec<Error>;
+    fn check(&self, graph: &Graph, device: Device) -> Vec<Error>;
 
     /// How much a graph has of what the target's [`limits`] count.
-    fn uses(&self, graph: &Graph) -> Vec<limits::Use>;
+    fn uses(&self, graph: &Graph, device: Device) -> Vec<limits::Use>;
 
     /// The file or folder name of a part: `Transformer.mlpackage`.
     fn artifact(&self, part: &str) -> String;

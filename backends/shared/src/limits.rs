@@ -136,14 +136,14 @@ pub const NEURAL_ENGINE_LENGTH: Limit = Limit {
     help: "compile for a smaller size, or leave it to the GPU",
 };
 
-/// Core ML's weight file.
+/// Core ML's weight file, for the Neural Engine.
 pub const COREML_WEIGHTS: Limit = Limit {
     target: "coreml",
-    holder: "a Core ML weight file",
+    holder: "a Core ML weight file for the Neural Engine",
     unit: Unit::Bytes,
     most: 1 << 31,
     source: "apple/coremltools issue 2593: the Neural Engine takes none longer",
-    help: "write it in f16, quantize it, or take a smaller subnet",
+    help: "write it in f16, quantize it, take a smaller subnet, or write it with --device gpu",
 };
 
 /// A value in ONNX, so that counting numbers and their bytes never overflows.

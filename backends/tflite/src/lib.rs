@@ -55,11 +55,11 @@ impl Backend for TfLite {
         legal::left_out(&node.op)
     }
 
-    fn check(&self, graph: &Graph) -> Vec<Error> {
+    fn check(&self, graph: &Graph, _device: Device) -> Vec<Error> {
         legal::check(graph)
     }
 
-    fn uses(&self, graph: &Graph) -> Vec<Use> {
+    fn uses(&self, graph: &Graph, _device: Device) -> Vec<Use> {
         legal::measure(graph)
     }
 

@@ -236,7 +236,7 @@ fn plan_part(
     entry.size = size;
     plan.entry = Some(entry);
     plan.not_native = notes.into_iter().map(Why::from).collect();
-    plan.limits = job.backend.uses(&graph).into_iter().map(UseEntry::from).collect();
+    plan.limits = job.backend.uses(&graph, job.device).into_iter().map(UseEntry::from).collect();
     plan.passed = passed.iter().map(Passed::from).collect();
     Ok((plan, Some(graph), passed))
 }
