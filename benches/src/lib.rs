@@ -4,6 +4,9 @@ mod floor;
 mod models;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+
+use snapc_ir::Result;
 
 pub use floor::floor;
 pub use models::{Tenth, pipeline, write};
@@ -28,4 +31,18 @@ pub fn peak_mb() -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kilobytes.unwrap_or_default() / 1024.0
+}
+
+/// Prints what was measured, or why it was not.
+pub fn told(measured: Result<String>) -> ExitCode {
+    match measured {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

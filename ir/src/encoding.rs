@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::element_count;
+use crate::types::{element_count, joined};
 use crate::weight::Transform;
 
 /// What a stored code stands for.
@@ -265,32 +265,19 @@ impl Coded {
 /// The blocks of a tensor `from` that is reshaped to `to`: axes that are split or joined hold whole blocks, or lie in one.
 fn reshaped(from: &[usize], blocks: &[usize], to: &[usize]) -> Option<Vec<usize>> {
     let mut result = vec![1; to.len()];
-    let (mut old, mut new) = (0, 0);
-    while old < from.len() && new < to.len() {
-        let (first_old, first_new) = (old, new);
-        let (mut count_old, mut count_new) = (from[old], to[new]);
-        while count_old != count_new {
-            if count_old < count_new {
-                old += 1;
-                count_old *= from.get(old)?;
-            } else {
-                new += 1;
-                count_new *= to.get(new)?;
-            }
+    for (old, new) in joined(from, to)? {
+        let run = blocks[old.clone()].iter().product::<usize>();
+        if run == 1 {
+            continue;
         }
-        let run = blocks[first_old..=old].iter().product::<usize>();
-        if run > 1 {
-            // The blocks of these axes are runs of so many numbers, side by side.
-            let size = count_old / run;
-            let outer = from[first_old..old].iter().zip(&blocks[first_old..old]);
-            let side_by_side = outer.clone().all(|(size, blocks)| size == blocks);
-            (side_by_side && to[new].is_multiple_of(size)).then_some(())?;
-            result[first_new..new].copy_from_slice(&to[first_new..new]);
-            result[new] = to[new] / size;
-        }
-        old += 1;
-        new += 1;
+        // The blocks of these axes are runs of so many numbers, side by side.
+        let size = from[old.clone()].iter().product::<usize>() / run;
+        let outer = old.start..old.end - 1;
+        let side_by_side = from[outer.clone()] == blocks[outer];
+        let last = new.end - 1;
+        (side_by_side && to[last].is_multiple_of(size)).then_some(())?;
+        result[new.start..last].copy_from_slice(&to[new.start..last]);
+        result[last] = to[last] / size;
     }
-    let ones = |sizes: &[usize]| sizes.iter().all(|&size| size == 1);
-    (ones(&from[old..]) && ones(&to[new..])).then_some(result)
+    Some(result)
 }

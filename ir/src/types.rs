@@ -1,6 +1,7 @@
 //! Element types and tensor types.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -117,4 +118,28 @@ impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.dtype, shape_text(&self.shape))
     }
+}
+
+/// The runs of axes that hold the same numbers before and after a reshape, outermost first; `None` where one shape has axes of 1 left that
+/// belong to none of the other, or the shapes hold not as many numbers.
+pub(crate) fn joined(from: &[usize], to: &[usize]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+    let mut runs = Vec::new();
+    let (mut old, mut new) = (0, 0);
+    while old < from.len() && new < to.len() {
+        let (first_old, first_new) = (old, new);
+        let (mut count_old, mut count_new) = (from[old], to[new]);
+        while count_old != count_new {
+            if count_old < count_new {
+                old += 1;
+                count_old *= from.get(old)?;
+            } else {
+                new += 1;
+                count_new *= to.get(new)?;
+            }
+        }
+        (old, new) = (old + 1, new + 1);
+        runs.push((first_old..old, first_new..new));
+    }
+    let ones = |sizes: &[usize]| sizes.iter().all(|&size| size == 1);
+    (ones(&from[old..]) && ones(&to[new..])).then_some(runs)
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use serde::Deserialize;
-use snapc_benches::{Common, Tenth, floor, write};
+use snapc_benches::{Common, Tenth, floor, told, write};
 use snapc_driver::Target;
 use snapc_ir::ops::attention::whole;
 use snapc_ir::ops::{Attention, Pattern};
@@ -41,16 +41,7 @@ struct Model {
 }
 
 fn main() -> ExitCode {
-    match measure(&Options::parse()) {
-        Ok(table) => {
-            println!("{table}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    told(measure(&Options::parse()))
 }
 
 fn measure(options: &Options) -> Result<String> {

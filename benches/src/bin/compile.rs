@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use snapc_benches::pipeline;
+use snapc_benches::{pipeline, told};
 use snapc_driver::{CompileOptions, Device, MinOs, Part, QuantizeChoice, Silent, Target, When, Width};
 use snapc_ir::{Encoding, Error, Result};
 
@@ -72,20 +72,10 @@ struct Only {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match options.only {
+    told(match options.only {
         Some(number) => only(&options, number),
         None => compare(&options),
-    };
-    match done {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 fn output(options: &Options) -> PathBuf {

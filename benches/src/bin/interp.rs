@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use snapc_backend::legalize;
-use snapc_benches::{Common, Tenth, peak_mb, write};
+use snapc_benches::{Common, Tenth, peak_mb, told, write};
 use snapc_driver::{Bake, CompileOptions, GenerateOptions, MinOs, Precision, Ranges, Silent, Target, Width};
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
@@ -66,20 +66,10 @@ struct Cost {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match options.only {
+    told(match options.only {
         Some(what) => only(&options, what),
         None => compare(&options),
-    };
-    match done {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 fn only(options: &Options, what: What) -> Result<String> {

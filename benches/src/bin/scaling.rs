@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use snapc_benches::pipeline;
+use snapc_benches::{pipeline, told};
 use snapc_driver::{CompileOptions, Part, Silent, Target, Width};
 use snapc_frontends::Pipeline;
 use snapc_interp::Interpreter;
@@ -40,16 +40,7 @@ struct Series {
 }
 
 fn main() -> ExitCode {
-    match measure(&Options::parse()) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    told(measure(&Options::parse()))
 }
 
 fn measure(options: &Options) -> Result<String> {

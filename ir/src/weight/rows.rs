@@ -1,6 +1,7 @@
 //! Some rows of a weight as a recipe of their own: what is read at once is bounded, whatever the weight's size.
 
 use super::{Dim, Transform, Weight};
+use crate::types::joined;
 
 /// A range of one axis.
 #[derive(Clone, Copy)]
@@ -85,30 +86,12 @@ fn through(change: &Transform, shape: &[usize], range: Range) -> Option<(Range, 
 
 /// The range of `from` that is a range of `to`: of axes that are split or joined, only the outermost can be cut.
 fn reshaped(from: &[usize], to: &[usize], range: Range) -> Option<Range> {
-    let (mut old, mut new) = (0, 0);
-    while old < from.len() && new < to.len() {
-        let (first_old, first_new) = (old, new);
-        let (mut count_old, mut count_new) = (from[old], to[new]);
-        while count_old != count_new {
-            if count_old < count_new {
-                old += 1;
-                count_old *= from.get(old)?;
-            } else {
-                new += 1;
-                count_new *= to.get(new)?;
-            }
-        }
-        if (first_new..=new).contains(&range.axis) {
-            to[first_new..range.axis].iter().all(|&size| size == 1).then_some(())?;
-            let axis = (first_old..=old).find(|&axis| from[axis] > 1).unwrap_or(first_old);
-            let inner: usize = to[range.axis + 1..=new].iter().product();
-            let of: usize = from[axis + 1..=old].iter().product();
-            let (start, size) = (range.start * inner, range.size * inner);
-            let whole = start.is_multiple_of(of) && size.is_multiple_of(of);
-            return whole.then(|| Range { axis, start: start / of, size: size / of });
-        }
-        old += 1;
-        new += 1;
-    }
-    None
+    let (old, new) = joined(from, to)?.into_iter().find(|(_, new)| new.contains(&range.axis))?;
+    to[new.start..range.axis].iter().all(|&size| size == 1).then_some(())?;
+    let axis = old.clone().find(|&axis| from[axis] > 1).unwrap_or(old.start);
+    let inner: usize = to[range.axis + 1..new.end].iter().product();
+    let of: usize = from[axis + 1..old.end].iter().product();
+    let (start, size) = (range.start * inner, range.size * inner);
+    let whole = start.is_multiple_of(of) && size.is_multiple_of(of);
+    whole.then(|| Range { axis, start: start / of, size: size / of })
 }
