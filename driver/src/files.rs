@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use snapc_ir::{Class, Error, Result};
@@ -63,30 +63,14 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The digests of files, in their order: a file a thread, as many at once as there are processors.
+/// The digests of files, in their order, on all threads.
 ///
 /// # Errors
 /// As [`digest`].
 pub fn digests(paths: &[PathBuf]) -> Result<Vec<String>> {
-    let next = AtomicUsize::new(0);
-    let work = || -> Vec<(usize, Result<String>)> {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            match paths.get(index) {
-                Some(path) => done.push((index, digest(path))),
-                None => return done,
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len());
-    let found: Vec<Vec<(usize, Result<String>)>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
-    });
-    let mut all: BTreeMap<usize, Result<String>> = found.into_iter().flatten().collect();
-    let missing = || Err(Error::bug("a thread that reads files stopped in the middle"));
-    (0..paths.len()).map(|index| all.remove(&index).unwrap_or_else(missing)).collect()
+    let all: Vec<Result<String>> = paths.par_iter().map(|path| digest(path)).collect();
+    // The first error of the list, whichever was found first.
+    all.into_iter().collect()
 }
 
 /// What a folder holds that its manifest has to list, in the order of their paths.
