@@ -71,7 +71,7 @@ fn what_is_baked_when_nobody_says() {
     std::fs::remove_dir_all(root.join("out")).unwrap();
     insta::assert_snapshot!(
         "error_bake_project",
-        refuse(root, &["compile", "model", "-s", "tiny", "-t", "onnx"], 2)
+        refuse(root, &["compile", "model", "-s", "tiny", "-t", "onnx"], 3)
     );
 }
 

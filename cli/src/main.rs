@@ -21,7 +21,7 @@ use snapc_driver::{
     VerifyOptions, Width, calibrate, compile, diff, generate, inspect, is_compiled, merge, plan, show,
     use_threads, verify,
 };
-use snapc_ir::{Class, Error, Result};
+use snapc_ir::{Class, Error, Place, Result};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -81,7 +81,7 @@ fn pipeline(given: Option<PathBuf>, project: &Project) -> Result<PathBuf> {
 
 /// A word of snapc.toml in the type that it stands for.
 fn parsed<T: std::str::FromStr<Err = String>>(word: &str) -> Result<T> {
-    word.parse().map_err(|message: String| Error::usage(format!("{message} (in snapc.toml)")))
+    word.parse().map_err(|message: String| Error::input(message).at(Place::File(PathBuf::from("snapc.toml"))))
 }
 
 /// The option where it is given, else the project's word, else the default.

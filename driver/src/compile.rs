@@ -77,6 +77,10 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let pipeline = Pipeline::open(&options.pipeline)?;
     let latent = pipeline.latent_size(options.sizes.first().copied())?;
     let schedule = pipeline.schedule(options.steps, latent)?;
+    // It is copied beside the artifacts: that it can be read is found before the work.
+    if pipeline.folder().join("tokenizer").exists() {
+        pipeline.tokenizer()?;
+    }
     let mut jobs = jobs(options, &pipeline, &schedule)?;
     for job in &mut jobs {
         job.staging = Some(Staging::begin(&job.folder)?);

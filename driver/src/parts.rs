@@ -106,7 +106,7 @@ impl Parts {
         transformer.graph = Slice { from: pipeline.width(), to: width }.run(&transformer.graph)?;
         let tokens = pipeline.text_tokens();
         Ok(Parts {
-            tokenizer: Tokenizer::open(folder, tokens)?,
+            tokenizer: pipeline.tokenizer()?,
             tokens,
             schedule,
             width,
@@ -154,7 +154,15 @@ impl Parts {
             .schedule
             .schedule()
             .map_err(|error| error.at(Place::File(folder.join("manifest.json"))))?;
+        let text_encoder = read(Part::TextEncoder)?;
         let tokens = manifest.tokenizer.tokens;
+        let takes = text_encoder.graph.inputs().first().map(|port| &text_encoder.graph.ty(port.value).shape);
+        if takes.is_none_or(|shape| *shape != [1, tokens]) {
+            return Err(Error::input(format!(
+                "the text encoder does not take the {tokens} tokens of `tokenizer`"
+            ))
+            .at(Place::File(folder.join("manifest.json"))));
+        }
         Ok(Parts {
             tokenizer: Tokenizer::open(folder, tokens)?,
             tokens,
@@ -163,7 +171,7 @@ impl Parts {
             latent_shape,
             bake,
             guidance: manifest.options.guidance,
-            text_encoder: read(Part::TextEncoder)?,
+            text_encoder,
             transformer,
             vae_decoder: read(Part::VaeDecoder)?,
         })

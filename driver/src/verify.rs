@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapc_frontends::Part;
-use snapc_ir::{Error, Place, Result};
+use snapc_ir::{Class, Error, Place, Result};
 use snapc_weights::Tensor;
 
 use crate::Report;
@@ -123,7 +123,7 @@ impl Worst {
     fn add(&mut self, found: &Tensor, expected: &Tensor) -> Result<()> {
         if found.ty.shape != expected.ty.shape {
             return Err(Error::new(
-                snapc_ir::Class::Verification,
+                Class::Verification,
                 format!("the artifact gives {}, the pipeline {}", found.ty, expected.ty),
             ));
         }
@@ -244,7 +244,12 @@ fn verify_size(
     options: &VerifyOptions,
 ) -> Result<Vec<Row>> {
     let thresholds = Thresholds::of_folder(manifest, options.prompts);
-    let reference = Parts::reference(&options.pipeline, manifest, size)?;
+    // What the manifest asks for was no word of the call.
+    let reference =
+        Parts::reference(&options.pipeline, manifest, size).map_err(|error| match error.class() {
+            Class::Usage => error.as_class(Class::Input).at(Place::File(folder.join(MANIFEST))),
+            _ => error,
+        })?;
     if reference.width != manifest.options.width || reference.schedule.sigmas != manifest.schedule.sigmas {
         return Err(Error::input("the folder was written from another pipeline: width or sigmas differ")
             .at(Place::File(folder.to_path_buf()))

@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{fields, read_object, text};
 use crate::scheduler::FlowMatchEuler;
 use crate::text_encoder::clip;
+use crate::tokenizer::Tokenizer;
 use crate::transformer::snapgen;
 use crate::vae::{kl, tiny};
 
@@ -125,23 +126,25 @@ impl Pipeline {
         };
         let joints = [
             (
+                "transformer",
                 "`text_dim` of the transformer",
                 self.transformer.text_dim,
                 "`hidden_size` of the text encoder",
                 self.text_encoder.hidden_size,
             ),
             (
+                "transformer",
                 "`in_channels` of the transformer",
                 self.transformer.in_channels,
                 "`latent_channels` of the VAE",
                 channels.0,
             ),
-            ("`out_channels` of the VAE", channels.1, "the colours of a picture", 3),
+            ("vae", "`out_channels` of the VAE", channels.1, "the colours of a picture", 3),
         ];
-        for (left, found, right, expected) in joints {
+        for (part, left, found, right, expected) in joints {
             if found != expected {
                 return Err(Error::input(format!("{left} is {found}, {right} is {expected}"))
-                    .at(Place::File(self.folder.clone()))
+                    .at(Place::File(self.folder.join(part).join("config.json")))
                     .help("do the folder's parts belong to one pipeline?"));
             }
         }
@@ -255,6 +258,23 @@ impl Pipeline {
     /// If it is missing, or no JSON object.
     pub fn json(&self, file: &str) -> Result<Map<String, Value>> {
         read_object(&self.folder.join(file))
+    }
+
+    /// Opens its tokenizer.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`]; and if it has an id that the text encoder has no embedding for.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::open(&self.folder, self.text_tokens())?;
+        let (largest, known) = (tokenizer.largest_id(), self.text_encoder.vocab_size);
+        if largest as usize >= known {
+            return Err(Error::input(format!(
+                "the tokenizer has the id {largest}, the text encoder {known} tokens"
+            ))
+            .at(Place::File(self.folder.join("tokenizer/tokenizer.json")))
+            .help("do the folder's parts belong to one pipeline?"));
+        }
+        Ok(tokenizer)
     }
 
     /// Imports a part for a batch of `batch` and a latent of that size.

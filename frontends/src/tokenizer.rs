@@ -74,6 +74,11 @@ impl Tokenizer {
         Ok(Tokenizer { inner, unlimited, tokens })
     }
 
+    /// The largest id that it gives.
+    pub fn largest_id(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
     /// Turns a prompt into ids.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use snapc_ir::analysis::Flow;
 use snapc_ir::ops::{FakeQuantize, Linear, Op};
 use snapc_ir::{
     Code, Def, Encoding, Error, Factor, Graph, Node, Place, Result, Source, Stage, ValueId, Weight, rewrite,
+    shape_text,
 };
 
 use crate::Pass;
@@ -193,7 +194,7 @@ impl Quantize {
     /// What each layer gets, by its weight's name in the graph, and what is not as it was asked for.
     ///
     /// # Errors
-    /// A tensor is named that is no layer's, or a rank that a weight has not.
+    /// A tensor is named that is no layer's.
     pub fn plan(&self, graph: &Graph) -> Result<(BTreeMap<String, Choice>, Vec<Instead>)> {
         let layers = layers(graph);
         let known = |name: &&String| !layers.iter().any(|layer| layer.tensor == **name);
@@ -238,7 +239,13 @@ fn fitting(asked: Choice, shape: &[usize]) -> (Choice, Option<String>) {
     if !matrix {
         encoding.method = Default::default();
     }
-    (Choice { encoding, rank: if matrix { rank } else { 0 }, activations }, reason)
+    let largest = if matrix { shape[0].min(shape[1]) } else { 0 };
+    if !matrix || rank <= largest {
+        return (Choice { encoding, rank: rank.min(largest), activations }, reason);
+    }
+    let none = format!("no product beside it: a weight of {} has no rank of {rank}", shape_text(shape));
+    let reason = reason.map_or(none.clone(), |first| format!("{first}; {none}"));
+    (Choice { encoding, rank: 0, activations }, Some(reason))
 }
 
 fn unknown(name: &str, graph: &Graph, layers: &[Layer]) -> Error {

@@ -10,6 +10,7 @@ use snapc_driver::{Bake, CompileOptions, Precision, Target, Width};
 use snapc_ir::{Error, Graph};
 use snapc_weights::{Data, Tensor};
 
+pub mod fuzz;
 pub mod runtimes;
 pub mod shapes;
 pub mod synthetic;

@@ -1,4 +1,4 @@
-use bytemuck::{Pod, cast_slice_mut};
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use snapc_ir::{DType, Dim, Error, Place, Result, Source, Transform, Weight, shape_text};
@@ -190,6 +190,7 @@ impl Store {
         each: &mut dyn FnMut(&[T]) -> Result<()>,
     ) -> Result<()> {
         let size = size_of::<T>();
+        let each = &mut |numbers: &[T]| self.check_finite(region, numbers).and_then(|()| each(numbers));
         let Selection { row, rows, runs } = selection;
         let rows_at_once = (BLOCK / (row * size).max(1)).max(1);
         let whole = matches!(runs[..], [(0, length)] if length == *row);
@@ -216,6 +217,38 @@ impl Store {
         }
         Ok(())
     }
+}
+
+impl Store {
+    /// A number that is none makes every picture black: it is named here, not found there.
+    fn check_finite<T: Pod>(&self, region: &Region, numbers: &[T]) -> Result<()> {
+        let strange = match region.dtype {
+            DType::F32 => strange_number(&Block::F32(cast_slice(numbers))),
+            DType::F16 => strange_number(&Block::F16(cast_slice(numbers))),
+            DType::BF16 => strange_number(&Block::BF16(cast_slice(numbers))),
+            DType::I32 => None,
+        };
+        strange.map_or(Ok(()), |value| {
+            Err(not_finite(value, &region.name).at(Place::File(self.path(region).to_path_buf())))
+        })
+    }
+}
+
+/// The first number of a block that is infinite or none.
+pub(crate) fn strange_number(block: &Block) -> Option<f32> {
+    match block {
+        Block::F32(block) => block.iter().find(|value| !value.is_finite()).copied(),
+        Block::F16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
+        Block::BF16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
+        Block::I32(_) => None,
+    }
+}
+
+/// The error of such a number.
+pub(crate) fn not_finite(value: f32, tensor: &str) -> Error {
+    Error::input(format!("a weight is {value}, expected a number"))
+        .at(Place::Tensor(tensor.to_string()))
+        .help("the checkpoint is damaged or its training diverged")
 }
 
 /// What is read and what stays of it, one block after the other.

@@ -139,6 +139,9 @@ impl Store {
                 Error::input(format!("the index names `{shard}`, which is no file beside it")).at(place())
             );
         }
+        if shards.is_empty() {
+            return Err(Error::input("the index names no tensor").at(place()));
+        }
         let paths: Vec<PathBuf> = shards.iter().map(|shard| folder.join(shard)).collect();
         let store = Store::open(&paths)?;
         for (tensor, shard) in &parsed.weight_map {

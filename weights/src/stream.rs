@@ -1,12 +1,16 @@
 //! Weights as the bytes that a file holds, handed on block by block.
 
+use std::path::Path;
+
 use bytemuck::{Pod, cast_slice};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use snapc_ir::{DType, Error, Method, Place, Result, Source, Transform, Weight, element_count};
 
 use crate::encode::PIECE;
-use crate::read::{BLOCK, Block, Buffers, append, applied, moved, room, split_takes};
+use crate::read::{
+    BLOCK, Block, Buffers, append, applied, moved, not_finite, room, split_takes, strange_number,
+};
 use crate::store::Store;
 use crate::tensor::Data;
 use crate::transpose::transpose;
@@ -111,7 +115,11 @@ impl Store {
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let Scratch { buffers, numbers, moved, floats, halves } = scratch;
-        let mut writer = Writer { weight, sink, power: 0, floats, halves };
+        let file = match &weight.source {
+            Source::Tensor { name, .. } => self.region(name).map(|region| self.path(region)),
+            _ => None,
+        };
+        let mut writer = Writer { weight, sink, power: 0, computed: true, file, floats, halves };
         let Some(power) = self.moves(weight) else {
             let tensor = self.read(weight)?;
             return match &tensor.data {
@@ -123,7 +131,7 @@ impl Store {
                 }
             };
         };
-        writer.power = power;
+        (writer.power, writer.computed) = (power, false);
         let (takes, _) = split_takes(&weight.transforms);
         let (region, selection) = self.select(weight, takes)?;
         if in_order(weight) {
@@ -244,13 +252,19 @@ struct Writer<'a> {
     sink: &'a mut dyn FnMut(&[u8]) -> Result<()>,
     /// Every number times two to that power.
     power: i32,
+    /// Whether the numbers are others than those that were read, which are checked there.
+    computed: bool,
+    /// Where they come from.
+    file: Option<&'a Path>,
     floats: &'a mut Vec<f32>,
     halves: &'a mut Vec<f16>,
 }
 
 impl Writer<'_> {
     fn write(&mut self, block: &Block) -> Result<()> {
-        self.check_finite(block)?;
+        if self.computed {
+            self.check_finite(block)?;
+        }
         match (self.weight.dtype, block) {
             (DType::F32, Block::F32(block)) if self.power == 0 => return (self.sink)(cast_slice(block)),
             (DType::F16, Block::F16(block)) if self.power == 0 => return (self.sink)(cast_slice(block)),
@@ -277,30 +291,19 @@ impl Writer<'_> {
         }
     }
 
-    /// A number that is none makes every picture black: it is named here, not found there.
+    /// What a recipe computes may pass what a number can be.
     fn check_finite(&self, block: &Block) -> Result<()> {
-        let strange = match block {
-            Block::F32(block) => block.iter().find(|value| !value.is_finite()).copied(),
-            Block::F16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
-            Block::BF16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
-            Block::I32(_) => None,
-        };
-        strange.map_or(Ok(()), |value| {
-            Err(Error::input(format!("a weight is {value}, expected a number"))
-                .at(Place::Tensor(self.weight.name.clone()))
-                .help("the checkpoint is damaged or its training diverged"))
-        })
+        strange_number(block).map_or(Ok(()), |value| Err(not_finite(value, &self.weight.name)))
     }
 
     fn check_range(&self) -> Result<()> {
         let lost = |(half, value): (&f16, &f32)| half.is_infinite() && value.is_finite();
-        match self.halves.iter().zip(self.floats.iter()).find(|pair| lost(*pair)) {
-            None => Ok(()),
-            Some((_, value)) => {
-                Err(Error::limit(format!("the weight {value:e} does not fit f16, which ends at 65504"))
-                    .at(Place::Tensor(self.weight.name.clone()))
-                    .help("write this part with --precision f32"))
-            }
-        }
+        let Some((_, value)) = self.halves.iter().zip(self.floats.iter()).find(|pair| lost(*pair)) else {
+            return Ok(());
+        };
+        let error = Error::limit(format!("the weight {value:e} does not fit f16, which ends at 65504"))
+            .at(Place::Tensor(self.weight.name.clone()))
+            .help("write this part with --precision f32");
+        Err(self.file.iter().fold(error, |error, file| error.at(Place::File(file.to_path_buf()))))
     }
 }

@@ -16,7 +16,8 @@ pub struct Config {
     pub hidden_size: usize,
     /// Longest text, in tokens.
     pub max_position_embeddings: usize,
-    vocab_size: usize,
+    /// Tokens that it has an embedding for.
+    pub vocab_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
