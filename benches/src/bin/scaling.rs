@@ -196,8 +196,9 @@ fn plot(series: &[Series]) -> String {
         let place =
             |x: f64, y: f64| (left + (x.ln() - x0) / xs * wide, top + high - (y.ln() - y0) / span * high);
         svg.push_str(&format!(
-            "<text x=\"{left}\" y=\"18\" font-size=\"12\" font-weight=\"bold\">{title}: exponent {:.2}</text>\n\
+            "<text x=\"{}\" y=\"18\" font-size=\"12\" font-weight=\"bold\">{title}: exponent {:.2}</text>\n\
              <path d=\"M{left} {top}v{high}h{wide}\" fill=\"none\" stroke=\"#444\"/>\n",
+            left - 40.0,
             exponent(points)
         ));
         let (first, last) = (points[0], points[points.len() - 1]);
