@@ -101,7 +101,13 @@ impl Inputs {
         }
         // Files that options name keep their order where they have one name.
         all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Inputs { files: entries(&all, options.provenance)?, checkpoints, licence })
+        let files = entries(&all, options.provenance)?;
+        // A checkpoint that was cut short meanwhile has the digest of what nobody read: opened again, it says so.
+        for part in Part::ALL.into_iter().filter(|part| checkpoints.contains_key(part.name())) {
+            let (name, weights) = part.files();
+            Store::open_checkpoint(&folder.join(name), weights)?;
+        }
+        Ok(Inputs { files, checkpoints, licence })
     }
 }
 
