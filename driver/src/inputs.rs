@@ -75,16 +75,18 @@ impl Inputs {
         }
         add(folder.join("scheduler/scheduler_config.json"), "scheduler");
         tokenizer::files(folder).into_iter().for_each(|path| add(path, "tokenizer"));
-        let mut checkpoints = BTreeMap::new();
-        for part in Part::ALL.into_iter().filter(|part| drawn || parts.contains(part)) {
+        let open = |part: Part| {
             let (name, weights) = part.files();
-            let store = Store::open_checkpoint(&folder.join(name), weights)?;
-            store.files().for_each(|path| add(path.to_path_buf(), "weights"));
+            Store::open_checkpoint(&folder.join(name), weights)
+        };
+        let read = || Part::ALL.into_iter().filter(|part| drawn || parts.contains(part));
+        for part in read() {
+            let (name, weights) = part.files();
+            open(part)?.files().for_each(|path| add(path.to_path_buf(), "weights"));
             let index = folder.join(name).join(format!("{weights}.index.json"));
             if index.is_file() && !folder.join(name).join(weights).is_file() {
                 add(index, "weights");
             }
-            checkpoints.insert(part.name().to_string(), store.fingerprint()?);
         }
         let prompts = folder.join("verify_prompts.txt");
         if drawn && prompts.is_file() {
@@ -102,11 +104,9 @@ impl Inputs {
         // Files that options name keep their order where they have one name.
         all.sort_by(|a, b| a.name.cmp(&b.name));
         let files = entries(&all, options.provenance)?;
-        // A checkpoint that was cut short meanwhile has the digest of what nobody read: opened again, it says so.
-        for part in Part::ALL.into_iter().filter(|part| checkpoints.contains_key(part.name())) {
-            let (name, weights) = part.files();
-            Store::open_checkpoint(&folder.join(name), weights)?;
-        }
+        // Behind the digests, opened anew: a checkpoint that was cut short before they were taken says so.
+        let fingerprint = |part: Part| Ok((part.name().to_string(), open(part)?.fingerprint()?));
+        let checkpoints = read().map(fingerprint).collect::<Result<_>>()?;
         Ok(Inputs { files, checkpoints, licence })
     }
 }

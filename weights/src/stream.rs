@@ -37,11 +37,17 @@ pub enum Stored<'a> {
 /// Buffers that weights are moved in, one weight after the other.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    moving: Moving,
+    floats: Vec<f32>,
+    halves: Vec<f16>,
+}
+
+/// Those for numbers in the type that they are stored in.
+#[derive(Debug, Default)]
+struct Moving {
     buffers: Buffers,
     numbers: Vec<u64>,
     moved: Vec<u64>,
-    floats: Vec<f32>,
-    halves: Vec<f16>,
 }
 
 impl Store {
@@ -114,7 +120,7 @@ impl Store {
         scratch: &mut Scratch,
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Scratch { buffers, numbers, moved, floats, halves } = scratch;
+        let Scratch { moving, floats, halves } = scratch;
         let file = match &weight.source {
             Source::Tensor { name, .. } => self.region(name).map(|region| self.path(region)),
             _ => None,
@@ -135,22 +141,21 @@ impl Store {
         let (takes, _) = split_takes(&weight.transforms);
         let (region, selection) = self.select(weight, takes)?;
         if in_order(weight) {
-            return self.blocks(region, &selection, buffers, &mut |block| writer.write(&block));
+            return self.blocks(region, &selection, &mut moving.buffers, &mut |block| writer.write(&block));
         }
-        let mut moving = Moving { buffers, numbers, moved };
         for piece in moved_pieces(weight) {
             match region.dtype {
                 DType::F32 => {
-                    self.moved::<f32>(&piece, &mut moving, &mut |block| writer.write(&Block::F32(block)))?
+                    self.moved::<f32>(&piece, moving, &mut |block| writer.write(&Block::F32(block)))?
                 }
                 DType::F16 => {
-                    self.moved::<f16>(&piece, &mut moving, &mut |block| writer.write(&Block::F16(block)))?
+                    self.moved::<f16>(&piece, moving, &mut |block| writer.write(&Block::F16(block)))?
                 }
                 DType::BF16 => {
-                    self.moved::<bf16>(&piece, &mut moving, &mut |block| writer.write(&Block::BF16(block)))?
+                    self.moved::<bf16>(&piece, moving, &mut |block| writer.write(&Block::BF16(block)))?
                 }
                 DType::I32 => {
-                    self.moved::<i32>(&piece, &mut moving, &mut |block| writer.write(&Block::I32(block)))?
+                    self.moved::<i32>(&piece, moving, &mut |block| writer.write(&Block::I32(block)))?
                 }
             }
         }
@@ -214,13 +219,6 @@ impl Store {
         let numbers: &[T] = room(room_for, element_count(&shape));
         numbers.chunks(BLOCK / size_of::<T>()).try_for_each(each)
     }
-}
-
-/// Of the buffers those for numbers that are moved.
-struct Moving<'a> {
-    buffers: &'a mut Buffers,
-    numbers: &'a mut Vec<u64>,
-    moved: &'a mut Vec<u64>,
 }
 
 /// Whether the numbers that stay are stored in the order that they come in.
