@@ -110,7 +110,10 @@ fn locked<T>(
 ) -> std::io::Result<(T, File)> {
     loop {
         let made = make()?;
-        let lock = File::open(path(&made))?;
+        let lock = match File::open(path(&made)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
         // Where nothing can be locked, nothing is cleared away.
         let _ = lock.lock();
         if path(&made).exists() {
