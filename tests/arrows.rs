@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The direct arrows of ARCHITECTURE.md; a crate reaches what they reach.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("ir", &[]),
     ("weights", &["ir"]),
     ("frontends", &["weights"]),
@@ -16,7 +16,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("backends/coreml", &["backends/shared"]),
     ("backends/onnx", &["backends/shared"]),
     ("backends/tflite", &["backends/shared"]),
-    ("driver", &["frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"]),
+    ("assemble", &[]),
+    ("driver", &["assemble", "frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"]),
     ("cli", &["driver"]),
     ("tests", &["cli", "xtask"]),
     ("xtask", &[]),

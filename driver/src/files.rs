@@ -59,7 +59,8 @@ pub fn digest_of(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Bytes as text.
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -97,7 +98,7 @@ pub fn length(path: &Path) -> Result<u64> {
 }
 
 /// The paths of all files under a folder, with `/` between names.
-fn names(folder: &Path) -> Result<BTreeSet<String>> {
+pub fn names(folder: &Path) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let mut open = vec![String::new()];
     while let Some(prefix) = open.pop() {

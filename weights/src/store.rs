@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,11 @@ impl Region {
         Region { name: name.into(), file: 0, offset, dtype, shape: shape.into(), coding: None }
     }
 
+    /// The bytes of its file that it lies in.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.bytes())
+    }
+
     /// How many bytes it has.
     pub fn bytes(&self) -> u64 {
         let count = element_count(&self.shape);
@@ -65,6 +71,8 @@ pub struct Coding {
     pub blocks: Vec<usize>,
     /// Scales, or the tables one behind the other, by block.
     pub tables: Vec<f32>,
+    /// The bytes of the region's file that they lie in, where they lie there.
+    pub tables_at: Option<Range<u64>>,
 }
 
 #[derive(Clone, Debug)]
@@ -276,6 +284,11 @@ impl Store {
     /// The type of a tensor that no weight can have (`I64`, ..).
     pub fn foreign_type(&self, name: &str) -> Option<&str> {
         self.foreign.get(name).map(String::as_str)
+    }
+
+    /// Where its tensors lie, in the order of their names.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.values()
     }
 
     /// The store's files.

@@ -2,6 +2,7 @@
 //! and `iOS18/compression.py`): before iOS 18 their parameters are attributes, from then on literals bound to inputs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use coreml_proto::proto::mil_spec::argument::binding;
 use coreml_proto::proto::mil_spec::{DataType, Operation, Value};
@@ -14,6 +15,9 @@ use super::constants::{Constant, blob_of, element_type, raw_bytes, shaped};
 
 /// Specification version 9 is iOS 18.
 const WITH_LITERALS: i32 = 9;
+
+/// Scales or tables, and the bytes that they lie in.
+type Tables = (Vec<f32>, Range<u64>);
 
 /// What such an operation makes.
 pub struct Encoded {
@@ -94,7 +98,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// Scales or tables: finite numbers of the type of the result.
-    fn floats(&mut self, name: &str) -> Reading<(DType, Vec<usize>, Vec<f32>)> {
+    fn floats(&mut self, name: &str) -> Reading<(DType, Vec<usize>, Tables)> {
         let (data_type, shape, blob) = self.stored(name)?;
         let dtype = element_type(data_type).ok().filter(|dtype| dtype.is_float());
         let dtype = dtype.ok_or_else(|| format!("its {name} is of {}", data_type.as_str_name()))?;
@@ -102,7 +106,7 @@ impl<'a> Parameters<'a> {
         if numbers.iter().any(|number| !number.is_finite()) {
             return Err(format!("its {name} has a number that is not finite"));
         }
-        Ok((dtype, shape, numbers))
+        Ok((dtype, shape, (numbers, blob.start..blob.start + blob.bytes)))
     }
 
     /// `scale * (data - zero_point)`, along one axis.
@@ -126,7 +130,7 @@ impl<'a> Parameters<'a> {
         }
         let mut blocks = vec![1; shape.len()];
         blocks[axis] = shape[axis];
-        Ok(region(&blob, dtype, shape, Coding { code: Code::Int { bits }, blocks, tables }))
+        Ok(region(&blob, dtype, shape, coding(Code::Int { bits }, blocks, tables)))
     }
 
     /// `lut[index]`, the indices being packed into bytes.
@@ -152,7 +156,7 @@ impl<'a> Parameters<'a> {
             return Err(format!("{bytes} bytes are not {count} indices of {bits} bits"));
         }
         let blocks = vec![1; shape.len()];
-        Ok(region(&blob, dtype, shape, Coding { code: Code::Palette { bits }, blocks, tables }))
+        Ok(region(&blob, dtype, shape, coding(Code::Palette { bits }, blocks, tables)))
     }
 
     /// `scale * data`, by blocks.
@@ -161,7 +165,7 @@ impl<'a> Parameters<'a> {
         let bits = blob.element.signed_bits().ok_or("its data are no signed integers")?;
         let (dtype, blocks, tables) = self.floats("scale")?;
         check_blocks(&shape, &blocks)?;
-        Ok(region(&blob, dtype, shape, Coding { code: Code::Int { bits }, blocks, tables }))
+        Ok(region(&blob, dtype, shape, coding(Code::Int { bits }, blocks, tables)))
     }
 
     /// `lut[block, index]`.
@@ -178,8 +182,7 @@ impl<'a> Parameters<'a> {
             return Err(format!("its tables have {entries} numbers for {bits} bits"));
         }
         check_blocks(&shape, blocks)?;
-        let coding = Coding { code: Code::Palette { bits }, blocks: blocks.to_vec(), tables };
-        Ok(region(&blob, dtype, shape, coding))
+        Ok(region(&blob, dtype, shape, coding(Code::Palette { bits }, blocks.to_vec(), tables)))
     }
 }
 
@@ -188,6 +191,10 @@ const MOST_AXES: usize = 7;
 
 fn region(blob: &Blob, dtype: DType, shape: Vec<usize>, coding: Coding) -> Region {
     Region { coding: Some(coding), ..Region::plain("", blob.start, dtype, shape) }
+}
+
+fn coding(code: Code, blocks: Vec<usize>, (tables, at): Tables) -> Coding {
+    Coding { code, blocks, tables, tables_at: Some(at) }
 }
 
 fn check_blocks(shape: &[usize], blocks: &[usize]) -> Reading<()> {

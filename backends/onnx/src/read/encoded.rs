@@ -93,6 +93,7 @@ pub fn with_scales(path: &Path, regions: Vec<Region>, encoded: &[Encoded]) -> Re
         require(finite, "a scale is no finite number").at(|| Place::Tensor(found.scales.clone()))?;
         coding.blocks.clone_from(&found.blocks);
         coding.tables = scales.values().to_vec();
+        coding.tables_at = store.region(&found.scales).map(Region::range);
         region.dtype = found.dtype;
         Ok(region)
     };

@@ -84,7 +84,10 @@ fn external(tensor: &TensorProto) -> Result<Constant> {
         Some(_) => sized(DType::F32, &tensor.dims)?,
         None => tensor_type(tensor.data_type, &tensor.dims)?,
     };
-    let coding = bits.map(|bits| Coding { code: Code::Int { bits }, blocks: Vec::new(), tables: Vec::new() });
+    let coding = bits.map(|bits| {
+        let (blocks, tables) = (Vec::new(), Vec::new());
+        Coding { code: Code::Int { bits }, blocks, tables, tables_at: None }
+    });
     let [location, offset, length] = ["location", "offset", "length"].map(|key| {
         let mut found = tensor.external_data.iter().filter(|entry| entry.key == key);
         found.next().filter(|_| found.next().is_none())

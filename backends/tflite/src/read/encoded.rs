@@ -133,7 +133,7 @@ impl Codes {
                 Vec::new()
             }
         };
-        Coding { code: Code::Int { bits: self.bits }, blocks, tables }
+        Coding { code: Code::Int { bits: self.bits }, blocks, tables, tables_at: None }
     }
 }
 
@@ -149,6 +149,7 @@ pub fn with_scales(path: &Path, mut regions: Vec<Region>, blockwise: &[Blockwise
         for coding in regions.iter_mut().filter(|region| region.name == *codes) {
             if let Some(coding) = &mut coding.coding {
                 coding.tables = values.values().to_vec();
+                coding.tables_at = Some(scales.range());
             }
         }
     }
