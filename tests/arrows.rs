@@ -17,7 +17,10 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("backends/onnx", &["backends/shared"]),
     ("backends/tflite", &["backends/shared"]),
     ("assemble", &[]),
-    ("driver", &["assemble", "frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"]),
+    (
+        "driver",
+        &["assemble", "frontends", "interp", "passes", "backends/coreml", "backends/onnx", "backends/tflite"],
+    ),
     ("cli", &["driver"]),
     ("tests", &["cli", "xtask"]),
     ("xtask", &[]),

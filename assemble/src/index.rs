@@ -115,7 +115,7 @@ impl Weave {
             }
             before += turn * inner;
             rest -= turn * stride;
-            end = *stride;
+            end = (end - turn * stride).min(*stride);
         }
         match rest < self.run {
             true => (before + rest, true, self.run - rest),
@@ -132,7 +132,8 @@ impl Weave {
     fn is_sound(&self) -> bool {
         let (mut narrower, mut extent) = (self.run, self.run);
         for (count, stride) in self.loops.iter().rev() {
-            let longer = count.checked_sub(1).and_then(|turns| turns.checked_mul(*stride)?.checked_add(extent));
+            let longer =
+                count.checked_sub(1).and_then(|turns| turns.checked_mul(*stride)?.checked_add(extent));
             let (Some(longer), Some(more)) = (longer, narrower.checked_mul(*count)) else { return false };
             if *stride < extent {
                 return false;
@@ -215,14 +216,19 @@ impl Index {
             let mut own = 0u64;
             for file in &subnet.files {
                 if !is_inside(&file.path) || !paths.insert(&file.path) {
-                    return Err(within(format!("`{}` leads out of the folder, or is there twice", file.path)));
+                    return Err(within(format!(
+                        "`{}` leads out of the folder, or is there twice",
+                        file.path
+                    )));
                 }
                 let used = file.check(narrower).map_err(|what| within(format!("{}: {what}", file.path)))?;
                 own = own.checked_add(used).ok_or_else(|| within("it is too large".into()))?;
             }
             let there = subnet.chunks.iter().try_fold(0u64, |sum, chunk| sum.checked_add(chunk.bytes));
             if there != Some(own) {
-                return Err(within(format!("its files need {own} bytes of its chunks, which have not as many")));
+                return Err(within(format!(
+                    "its files need {own} bytes of its chunks, which have not as many"
+                )));
             }
             narrower = Some(subnet);
         }

@@ -24,9 +24,8 @@ pub struct Sha256 {
 impl Sha256 {
     /// Nothing is hashed yet.
     pub fn new() -> Self {
-        let state = [
-            0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
-        ];
+        let state =
+            [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
         Sha256 { state, rest: Vec::with_capacity(64), bytes: 0 }
     }
 
@@ -68,8 +67,7 @@ fn compress(state: &mut [u32; 8], block: &[u8; 64]) {
         let (early, late) = (words[at - 15], words[at - 2]);
         let early = early.rotate_right(7) ^ early.rotate_right(18) ^ (early >> 3);
         let late = late.rotate_right(17) ^ late.rotate_right(19) ^ (late >> 10);
-        words[at] =
-            words[at - 16].wrapping_add(early).wrapping_add(words[at - 7]).wrapping_add(late);
+        words[at] = words[at - 16].wrapping_add(early).wrapping_add(words[at - 7]).wrapping_add(late);
     }
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
     for (word, round) in words.iter().zip(ROUNDS) {

@@ -69,7 +69,8 @@ impl Store {
     /// If the store has no such subnet.
     pub fn needed(&self, subnet: &str) -> Result<Vec<&crate::Chunk>> {
         let level = self.level(subnet)?;
-        let first = (0..level).rev().find(|&level| self.installed[level].is_some()).map_or(0, |level| level + 1);
+        let first =
+            (0..level).rev().find(|&level| self.installed[level].is_some()).map_or(0, |level| level + 1);
         Ok(self.index.subnets[first..=level].iter().flat_map(|subnet| &subnet.chunks).collect())
     }
 
@@ -111,14 +112,24 @@ impl Store {
             let (path, sha256) = (folder.join(&entry.path), entry.sha256.clone());
             let found = self.write_file(level, file, &path, progress)?;
             if found != sha256 {
-                return Err(Error::Altered { path: self.index.subnets[level].files[file].path.clone(), sha256, found });
+                return Err(Error::Altered {
+                    path: self.index.subnets[level].files[file].path.clone(),
+                    sha256,
+                    found,
+                });
             }
         }
         Ok(())
     }
 
     /// Writes one file; gives its digest.
-    fn write_file(&mut self, level: usize, file: usize, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<String> {
+    fn write_file(
+        &mut self,
+        level: usize,
+        file: usize,
+        path: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<String> {
         let failed = |error| Error::Io { path: path.to_path_buf(), error };
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
@@ -166,7 +177,14 @@ impl Store {
     }
 
     /// Bytes of a weave: those of the narrower subnet in one read, the own ones in another, then one between the other.
-    fn read_woven(&mut self, level: usize, own: u64, weave: &Weave, within: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read_woven(
+        &mut self,
+        level: usize,
+        own: u64,
+        weave: &Weave,
+        within: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
         let end = within + buffer.len() as u64;
         let taken = weave.taken(within..end);
         let mut narrower = vec![0; (taken.end - taken.start) as usize];

@@ -8,6 +8,7 @@ use snapc_driver::{
     parse_bytes, parse_part, parse_size,
 };
 
+use crate::assemble::AssembleArgs;
 use crate::quantize::{CalibrateArgs, QuantizeArgs, parse_encoding};
 
 /// Compiles few-step text-to-image diffusion transformers for phones, and runs them.
@@ -44,6 +45,7 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     Verify(VerifyArgs),
     Diff(DiffArgs),
+    Assemble(AssembleArgs),
     Inspect(InspectArgs),
     Print(PrintArgs),
     Completions(CompletionsArgs),

@@ -1,6 +1,7 @@
 //! The `snapc` command: words in, words out; every decision is the driver's.
 
 mod args;
+mod assemble;
 mod quantize;
 mod report;
 mod report_plan;
@@ -53,6 +54,7 @@ fn dispatch(command: Command, json: bool) -> Result<()> {
             }
             Ok(())
         }
+        Command::Assemble(args) => assemble::run(args, json),
         Command::Print(args) => run_print(args, json),
         Command::Completions(args) => {
             let mut script = Vec::new();

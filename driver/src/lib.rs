@@ -26,7 +26,7 @@ mod walk;
 
 pub use compile::{Compiled, PartPlan, Passed, Plan, UseEntry, Why, compile, plan};
 pub use diff::{Change, Differences, diff};
-pub use elastic::{Elastic, ElasticSubnet, store as elastic_store};
+pub use elastic::{AssembleOptions, Assembled, Elastic, ElasticSubnet, assemble, store as elastic_store};
 pub use files::FileEntry;
 pub use generate::{GenerateOptions, Generated, generate};
 pub use inputs::{InputEntry, LicenceEntry};

@@ -30,11 +30,14 @@ fn main() -> ExitCode {
 }
 
 fn table(options: &Options) -> Result<String> {
-    let mut text = "| | tiny, MB | + small | + full | of full alone | store, s | assemble full, s | of cp |\n".to_string();
+    let mut text =
+        "| | tiny, MB | + small | + full | of full alone | store, s | assemble full, s | of cp |\n"
+            .to_string();
     text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    for target in Target::ALL.into_iter().filter(|target| {
-        options.target.as_ref().is_none_or(|name| name == target.name())
-    }) {
+    for target in Target::ALL
+        .into_iter()
+        .filter(|target| options.target.as_ref().is_none_or(|name| name == target.name()))
+    {
         for encoding in [None, Some("int4 group 32")] {
             text.push_str(&row(options, target, encoding)?);
         }

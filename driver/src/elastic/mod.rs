@@ -1,6 +1,7 @@
 //! Elastic delivery: the folders of several subnets as one store, in which a wider subnet is the narrower one plus bands. What is stored is
 //! described in `docs/elastic.md`; `snapc-assemble` reads it.
 
+mod assemble;
 mod weave;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::Report;
 use crate::files::{digests, hexadecimal, length, names};
 use crate::manifest::Manifest;
 use crate::targets::Target;
+pub use assemble::{AssembleOptions, Assembled, assemble};
 use weave::{Source, Weight, find, stretches};
 
 /// Bytes of a chunk that are written at once.
@@ -41,6 +43,8 @@ pub struct ElasticSubnet {
     pub folder_bytes: u64,
     /// Bytes of its chunks: what a device that has the next narrower subnet downloads.
     pub download_bytes: u64,
+    /// Bytes of the next narrower subnet's weights that this one's weights do not hold: they are stored twice.
+    pub repeated_bytes: u64,
 }
 
 impl Elastic {
@@ -93,6 +97,11 @@ pub fn store(folders: &[PathBuf], into: &Path, chunk_bytes: u64, report: &mut dy
         let (narrower, rest) = folders.split_at_mut(level);
         rest[0].store(narrower.last(), into, chunk_bytes, report)?;
     }
+    let mut repeated = Vec::new();
+    for (level, folder) in folders.iter().enumerate() {
+        repeated.push(folder.repeated_bytes(level.checked_sub(1).map(|below| &folders[below])));
+    }
+    let mut repeated = repeated.into_iter();
     let index = Index { subnets: folders.into_iter().map(|folder| folder.entry).collect() };
     let (path, text) = (into.join(INDEX), index.to_string());
     std::fs::write(&path, &text).map_err(|error| Error::io("write", &path, &error))?;
@@ -100,6 +109,7 @@ pub fn store(folders: &[PathBuf], into: &Path, chunk_bytes: u64, report: &mut dy
         name: subnet.name.clone(),
         folder_bytes: subnet.files.iter().map(|file| file.bytes).sum(),
         download_bytes: subnet.chunks.iter().map(|chunk| chunk.bytes).sum(),
+        repeated_bytes: repeated.next().unwrap_or_default(),
     });
     Ok(Elastic { subnets: subnets.collect(), index_bytes: text.len() as u64 })
 }
@@ -107,7 +117,8 @@ pub fn store(folders: &[PathBuf], into: &Path, chunk_bytes: u64, report: &mut dy
 impl Folder {
     fn open(path: &Path, manifest: &Manifest) -> Result<Self> {
         let target = Target::ALL.into_iter().find(|target| target.name() == manifest.options.target);
-        let target = target.ok_or_else(|| Error::input(format!("there is no target {}", manifest.options.target)))?;
+        let target =
+            target.ok_or_else(|| Error::input(format!("there is no target {}", manifest.options.target)))?;
         let mut weights: BTreeMap<String, BTreeMap<String, Range<u64>>> = BTreeMap::new();
         for part in &manifest.parts {
             let (_, store) = target.read(&path.join(&part.artifact), part.signature.as_deref())?;
@@ -131,7 +142,13 @@ impl Folder {
     }
 
     /// Finds what of this folder the narrower one has, and writes the rest.
-    fn store(&mut self, narrower: Option<&Folder>, into: &Path, chunk_bytes: u64, report: &mut dyn Report) -> Result<()> {
+    fn store(
+        &mut self,
+        narrower: Option<&Folder>,
+        into: &Path,
+        chunk_bytes: u64,
+        report: &mut dyn Report,
+    ) -> Result<()> {
         let mut chunks = Chunks::new(into, &self.entry.name, chunk_bytes);
         for file in 0..self.entry.files.len() {
             let entry = &self.entry.files[file];
@@ -157,6 +174,21 @@ impl Folder {
         Ok(())
     }
 
+    /// Bytes of the narrower folder's weights that no weave of this one takes.
+    fn repeated_bytes(&self, narrower: Option<&Folder>) -> u64 {
+        let Some(narrower) = narrower else { return 0 };
+        let mut bytes = 0;
+        for (path, weights) in &narrower.weights {
+            let ranges: BTreeMap<u64, u64> = weights.values().map(|range| (range.start, range.end)).collect();
+            let all: u64 = ranges.iter().map(|(start, end)| end - start).sum();
+            let pieces =
+                self.entry.files.iter().filter(|file| file.path == *path).flat_map(|file| &file.pieces);
+            let woven: u64 = pieces.map(|piece| piece.bytes() - piece.own()).sum();
+            bytes += all.saturating_sub(woven);
+        }
+        bytes
+    }
+
     /// What a file is made of.
     fn pieces(&self, entry: &FileEntry, source: &Source, narrower: Option<&Folder>) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
@@ -176,7 +208,12 @@ impl Folder {
     }
 
     /// The weights of a file that hold those of the narrower folder, in their order.
-    fn weaves(&self, entry: &FileEntry, source: &Source, narrower: Option<&Folder>) -> Result<Vec<(Range<u64>, Piece)>> {
+    fn weaves(
+        &self,
+        entry: &FileEntry,
+        source: &Source,
+        narrower: Option<&Folder>,
+    ) -> Result<Vec<(Range<u64>, Piece)>> {
         let found = narrower.and_then(|narrower| {
             let index = narrower.entry.files.iter().position(|file| file.path == entry.path)?;
             Some((narrower, index))
@@ -189,7 +226,8 @@ impl Folder {
             let weave = find(&whole, &Weight { source, range: 0..entry.bytes }, index)?;
             return Ok(weave.map(|weave| (0..entry.bytes, Piece::Weave(weave))).into_iter().collect());
         }
-        let (Some(ours), Some(theirs)) = (self.weights.get(&entry.path), narrower.weights.get(&entry.path)) else {
+        let (Some(ours), Some(theirs)) = (self.weights.get(&entry.path), narrower.weights.get(&entry.path))
+        else {
             return Ok(Vec::new());
         };
         let mut ours: Vec<(&String, &Range<u64>)> = ours.iter().collect();

@@ -39,7 +39,9 @@ impl Source {
     pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.file.read_exact_at(&mut bytes, range.start);
-        read.map_err(|error| Error::io("read", &self.path, &error).help("did the file change while it was read?"))?;
+        read.map_err(|error| {
+            Error::io("read", &self.path, &error).help("did the file change while it was read?")
+        })?;
         Ok(bytes)
     }
 
@@ -180,8 +182,7 @@ pub fn stretches<'a>(weave: &Weave, start: u64, block: &'a [u8]) -> impl Iterato
 
 /// The divisors of a number, in order.
 fn divisors(number: u64) -> Vec<u64> {
-    let small: Vec<u64> =
-        (1..=number.isqrt()).filter(|&divisor| number.is_multiple_of(divisor)).collect();
+    let small: Vec<u64> = (1..=number.isqrt()).filter(|&divisor| number.is_multiple_of(divisor)).collect();
     let large = small.iter().rev().map(|divisor| number / divisor).filter(|large| large * large != number);
     small.iter().copied().chain(large).collect()
 }
