@@ -16,9 +16,10 @@ use snapc_tests::{files, fixture};
 const SUBNETS: [&str; 3] = ["tiny", "small", "full"];
 
 /// Compiles subnets of the fixture into a folder each.
-fn compiled(target: Target, encoding: Option<&str>, output: &Path) -> Vec<PathBuf> {
+fn compiled(pipeline: &Path, target: Target, encoding: Option<&str>, output: &Path) -> Vec<PathBuf> {
     let width = |name: &str| Width::Subnet(name.to_string());
-    let mut options = CompileOptions::new(fixture("shapes"), width("tiny"), target, output.to_path_buf());
+    let mut options =
+        CompileOptions::new(pipeline.to_path_buf(), width("tiny"), target, output.to_path_buf());
     options.widths = SUBNETS.map(width).to_vec();
     options.min_os = snapc_driver::MinOs::Ios18;
     options.ranges = Ranges::Off;
@@ -40,9 +41,11 @@ fn each_format_comes_back_bit_for_bit() {
     for target in Target::ALL {
         for encoding in [None, Some("int4 group 32")] {
             let temp = tempfile::tempdir().unwrap();
-            let folders = compiled(target, encoding, temp.path());
+            let folders = compiled(&fixture("shapes"), target, encoding, temp.path());
             let place = temp.path().join("store");
             let elastic = stored(&folders, &place, 100_000);
+            let bytes: usize = files(&place).values().map(Vec::len).sum();
+            assert_eq!(bytes as u64, elastic.bytes());
             for (name, folder) in SUBNETS.iter().zip(&folders) {
                 let rebuilt = temp.path().join(format!("rebuilt-{name}"));
                 Store::open(&place).unwrap().assemble(name, &rebuilt, &mut |_| {}).unwrap();
@@ -60,14 +63,42 @@ fn each_format_comes_back_bit_for_bit() {
             let mut store = Store::open(&place).unwrap().installed("tiny", &folders[0]).unwrap();
             store.assemble("small", &upgraded, &mut |_| {}).unwrap();
             assert!(files(&upgraded) == files(&folders[1]), "{} {encoding:?}", target.name());
-            println!("{} {encoding:?}: {:.3} {:?}", target.name(), elastic.ratio(), elastic.subnets);
+            assert_eq!(elastic.subnets.iter().map(|subnet| &subnet.name[..]).collect::<Vec<_>>(), SUBNETS);
         }
     }
 }
 
+#[test]
+fn three_subnets_cost_what_the_widest_does() {
+    let temp = tempfile::tempdir().unwrap();
+    let mini = xtask::model::CONFIGS.into_iter().find(|config| config.name == "mini").unwrap();
+    let pipeline = temp.path().join("mini");
+    xtask::supernet(&mini, &fixture("shapes"), &pipeline, false).unwrap();
+    for target in Target::ALL {
+        for encoding in [None, Some("int4 group 32")] {
+            let folders = compiled(&pipeline, target, encoding, &temp.path().join("compiled"));
+            let place = temp.path().join("store");
+            let elastic = stored(&folders, &place, u64::MAX);
+            std::fs::remove_dir_all(&place).unwrap();
+            println!("{} {encoding:?}: {:.4} {:?}", target.name(), elastic.ratio(), elastic.subnets);
+            // What the schedule's steps compute is each width's own, and so is the layout of a key-value head alone.
+            for (narrow, wide) in elastic.subnets.iter().zip(&elastic.subnets[1..]) {
+                let repeated = wide.repeated_bytes as f64 / narrow.folder_bytes as f64;
+                assert!(repeated < 0.02, "{} {encoding:?}: {wide:?}", target.name());
+            }
+            // Graphs do not shrink with the width: of the paper's size they are far less than here.
+            assert!(elastic.ratio() < 1.08, "{} {encoding:?}: {:?}", target.name(), elastic.subnets);
+        }
+    }
+    // Where a scale is that of a whole row, a narrower subnet's codes are others.
+    let folders = compiled(&pipeline, Target::Onnx, Some("int8"), &temp.path().join("compiled"));
+    let elastic = stored(&folders, &temp.path().join("store"), u64::MAX);
+    assert!(elastic.subnets[2].repeated_bytes * 2 > elastic.subnets[1].folder_bytes, "{elastic:?}");
+}
+
 /// A store of the fixture in one format, and the folders that it was made of.
 fn small_store(temp: &Path) -> (PathBuf, Vec<PathBuf>) {
-    let folders = compiled(Target::TfLite, None, temp);
+    let folders = compiled(&fixture("shapes"), Target::TfLite, None, temp);
     let place = temp.join("store");
     stored(&folders, &place, 500_000);
     (place, folders)

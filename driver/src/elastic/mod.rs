@@ -22,6 +22,9 @@ use crate::targets::Target;
 pub use assemble::{AssembleOptions, Assembled, assemble};
 use weave::{Source, Weight, find, stretches};
 
+/// Codes, scales and parts of a weight have names that begin alike.
+const CANDIDATES: usize = 6;
+
 /// Bytes of a chunk that are written at once.
 const BUFFER: usize = 1 << 20;
 
@@ -121,7 +124,12 @@ impl Folder {
             target.ok_or_else(|| Error::input(format!("there is no target {}", manifest.options.target)))?;
         let mut weights: BTreeMap<String, BTreeMap<String, Range<u64>>> = BTreeMap::new();
         for part in &manifest.parts {
-            let (_, store) = target.read(&path.join(&part.artifact), part.signature.as_deref())?;
+            let artifact = path.join(&part.artifact);
+            // A bundle keeps what its subnets share elsewhere.
+            if !artifact.exists() {
+                continue;
+            }
+            let (_, store) = target.read(&artifact, part.signature.as_deref())?;
             for region in store.regions() {
                 let file = store.path(region).strip_prefix(path).map_err(Error::bug)?;
                 let of_file = weights.entry(file.to_string_lossy().into_owned()).or_default();
@@ -230,20 +238,42 @@ impl Folder {
         else {
             return Ok(Vec::new());
         };
+        let gone = theirs.iter().filter(|(name, _)| !ours.contains_key(*name)).collect::<Vec<_>>();
         let mut ours: Vec<(&String, &Range<u64>)> = ours.iter().collect();
         ours.sort_by_key(|(_, range)| range.start);
         let mut weaves = Vec::new();
         let mut at = 0;
         for (name, range) in ours {
-            let Some(theirs) = theirs.get(name).filter(|_| range.start >= at) else { continue };
-            let narrow = Weight { source: &other, range: theirs.clone() };
-            if let Some(weave) = find(&narrow, &Weight { source, range: range.clone() }, index)? {
-                weaves.push((range.clone(), Piece::Weave(weave)));
-                at = range.end;
+            if range.start < at {
+                continue;
+            }
+            for theirs in namesakes(name, theirs, &gone) {
+                let narrow = Weight { source: &other, range: theirs.clone() };
+                if let Some(weave) = find(&narrow, &Weight { source, range: range.clone() }, index)? {
+                    weaves.push((range.clone(), Piece::Weave(weave)));
+                    at = range.end;
+                    break;
+                }
             }
         }
         Ok(weaves)
     }
+}
+
+/// The narrower subnet's weight of that name. Where moves are part of a name, so are sizes: then some, of those that no weight of the wider
+/// subnet is called, whose names are most like it. Which it is, the bytes tell.
+fn namesakes<'a>(
+    name: &str,
+    theirs: &'a BTreeMap<String, Range<u64>>,
+    gone: &[(&'a String, &'a Range<u64>)],
+) -> Vec<&'a Range<u64>> {
+    if let Some(range) = theirs.get(name) {
+        return vec![range];
+    }
+    let alike = |other: &str| name.bytes().zip(other.bytes()).take_while(|(own, other)| own == other).count();
+    let mut nearest = gone.to_vec();
+    nearest.sort_by_key(|(other, _)| std::cmp::Reverse(alike(other)));
+    nearest.into_iter().take(CANDIDATES).map(|(_, range)| range).collect()
 }
 
 /// A subnet's own bytes, cut into files.
