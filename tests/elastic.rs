@@ -93,7 +93,8 @@ fn three_subnets_cost_what_the_widest_does() {
     // Where a scale is that of a whole row, a narrower subnet's codes are others.
     let folders = compiled(&pipeline, Target::Onnx, Some("int8"), &temp.path().join("compiled"));
     let elastic = stored(&folders, &temp.path().join("store"), u64::MAX);
-    assert!(elastic.subnets[2].repeated_bytes * 2 > elastic.subnets[1].folder_bytes, "{elastic:?}");
+    // Most of the transformer, which is less than half of the folder.
+    assert!(elastic.subnets[2].repeated_bytes * 4 > elastic.subnets[1].folder_bytes, "{elastic:?}");
 }
 
 /// A store of the fixture in one format, and the folders that it was made of.
