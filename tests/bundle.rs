@@ -12,12 +12,13 @@ use snapc_driver::bundle::stores::{LIMITS, Sized, Sizes, Standing, check, verdic
 use snapc_driver::bundle::text::{Language, fill};
 use snapc_driver::bundle::tokenizer::Settings;
 use snapc_driver::{
-    Bake, BundleConfig, BundleManifest, BundleOptions, CompileOptions, Delivery, GenerateOptions, Manifest,
-    PartEntry, Platform, PortEntry, Precision, Silent, Width, bundle, generate,
+    Bake, BundleConfig, BundleManifest, BundleOptions, CompileOptions, Compiled, Delivery, GenerateOptions,
+    Manifest, PartEntry, Platform, PortEntry, Precision, Ranges, Silent, Width, bundle, compile, generate,
 };
 use snapc_interp::TorchGenerator;
 use snapc_ir::Class;
-use snapc_tests::{copy_folder, fixture, psnr, runtimes, tensors};
+use snapc_tests::{copy_folder, files, fixture, psnr, runtimes, tensor_file, tensors};
+use snapc_weights::Tensor;
 use syntax::Source;
 use tempfile::TempDir;
 
@@ -404,6 +405,46 @@ fn without_a_table_memory_decides() {
         // Twice the peak, in whole megabytes.
         assert_eq!(device.memory, (2 * subnet.peak_bytes).next_multiple_of(1_000_000));
     }
+}
+
+/// A decoder whose largest values are on one side of a power of two in pictures of one network and on the other in another's would be two.
+#[test]
+fn what_networks_share_is_measured_once() {
+    let place = tempfile::tempdir().unwrap();
+    let pipeline = place.path().join("loud");
+    copy_folder(&fixture("shapes"), &pipeline);
+    let mut options = options(Platform::Ios, &pipeline, &place.path().join("bundle"));
+    options.compile.precision = Precision::F16;
+    options.compile.ranges = Ranges::On;
+    options.compile.widths.remove(1);
+    let plain = CompileOptions { output: place.path().join("plain"), ..options.compile.clone() };
+    let decoder = |compiled: &Compiled| files(&compiled.folder.join("VaeDecoder.mlpackage"));
+    let quiet = compile(&plain, &mut Silent).unwrap();
+    let largest = |of: &Compiled| {
+        let ranges = of.ranges.iter().find(|ranges| ranges.part == "vae_decoder").unwrap();
+        f64::from(ranges.nodes[0].largest)
+    };
+    // Between the two, the place from which `precision` scales.
+    let scale = 65504.0 / 8.0 / (largest(&quiet[0]) * largest(&quiet[1])).sqrt();
+    let path = pipeline.join("vae/diffusion_pytorch_model.safetensors");
+    let mut all = tensors(&path);
+    for name in ["decoder.layers.0.weight", "decoder.layers.0.bias"] {
+        let tensor = &all[name];
+        let values = tensor.values().iter().map(|value| value * scale as f32).collect();
+        all.insert(name.to_string(), Tensor::f32(tensor.ty.shape.clone(), values));
+    }
+    let all: Vec<(&str, &Tensor)> = all.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    tensor_file(&path, &all);
+    let loud = compile(&plain, &mut Silent).unwrap();
+    assert!(
+        decoder(&loud[0]) != decoder(&loud[1]),
+        "the pipeline tells nothing: {} {}",
+        largest(&loud[0]),
+        largest(&loud[1])
+    );
+    let (folder, bundle) = bundled(&options);
+    // It is the one of the widest network.
+    assert!(files(&folder.join(&bundle.shared.folder).join("VaeDecoder.mlpackage")) == decoder(&loud[1]));
 }
 
 fn entry(name: &str, bytes: u64) -> Sized {

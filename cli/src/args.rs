@@ -150,7 +150,7 @@ Examples:
   snapc bundle --platform desktop && python dist/bundle/desktop/generate.py \"a red circle\" --seed 7
 
 iOS: a SwiftPM package; Android: asset packs for Google Play and Kotlin for LiteRT; desktop: ONNX folders and Python. The table [bundle] of
-snapc.toml names the class, the classes of devices and their networks (docs/bundle.md). Sizes are held against the stores' limits: past one
+snapc.toml names the class, the classes of devices and their networks (docs/bundle.md). Steps are baked: `step` where --bake says nothing. Sizes are held against the stores' limits: past one
 that a store refuses the exit code is 4 and nothing is written. `snapc verify` and `snapc inspect` take the folder.")]
 #[allow(missing_docs)]
 pub struct BundleArgs {
@@ -277,12 +277,13 @@ pub struct Network {
 Examples:
   snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
   snapc run dist/coreml/small --prompt \"two purple squares\" -o compiled.png
+  snapc run dist/bundle/ios --prompt \"two purple squares\" --subnet tiny -o bundled.png
   snapc run --prompt \"two purple squares\" --subnet full --save-latents latents.safetensors -o out.png
 
 A seed gives the noise of torch.randn on the CPU with that manual_seed, in float32.")]
 #[allow(missing_docs)]
 pub struct RunArgs {
-    /// The pipeline folder (with model_index.json), or a folder that `compile` wrote
+    /// The pipeline folder (with model_index.json), or a folder that `compile` or `bundle` wrote
     pub pipeline: Option<PathBuf>,
     /// What the picture shows
     #[arg(long, short)]

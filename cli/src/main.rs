@@ -20,7 +20,7 @@ use serde_json::json;
 use snapc_driver::{
     Bake, BundleOptions, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Layout,
     Project, ShowOptions, Target, VerifyOptions, Width, bundle, calibrate, compile, diff, generate, inspect,
-    is_compiled, merge, plan, show, use_threads, verify,
+    is_bundle, is_compiled, merge, plan, show, use_threads, verify,
 };
 use snapc_ir::{Class, Error, Place, Result};
 
@@ -233,7 +233,7 @@ fn run_generate(args: RunArgs, json: bool) -> Result<()> {
     let (project, nothing) = (project()?, Project::default());
     let pipeline = pipeline(args.pipeline, &project)?;
     // A compiled folder fixes its subnet: the project's is for pipelines.
-    let compiled = is_compiled(&pipeline);
+    let compiled = is_compiled(&pipeline) || is_bundle(&pipeline);
     let width = network(args.network, if compiled { &nothing } else { &project });
     let options = GenerateOptions {
         pipeline,

@@ -73,24 +73,48 @@ pub struct Names {
     pub assets: String,
 }
 
-/// Types of the generated sources and of what they import, which the class cannot be called.
-const TAKEN: [&str; 16] = [
+/// Types of the generated sources and those that they use, which the class cannot be called.
+const TAKEN: [&str; 40] = [
     "AssetPack",
+    "Bitmap",
+    "Build",
     "Bundle",
+    "Character",
     "Constants",
+    "Context",
+    "Data",
     "DeviceClass",
+    "Double",
     "Encoded",
+    "Error",
+    "Exception",
+    "File",
+    "Float",
+    "FolderModels",
+    "Int",
+    "Interpreter",
     "Json",
+    "List",
+    "Locale",
+    "Long",
+    "Map",
     "Models",
     "Network",
     "Noise",
+    "Normalizer",
     "Numbers",
+    "PackModels",
+    "Pair",
     "Part",
     "Port",
     "PortType",
+    "Set",
+    "String",
     "Subnet",
     "Tokenizer",
     "TokenizerSettings",
+    "URL",
+    "Unicode",
 ];
 
 impl Names {

@@ -112,6 +112,25 @@ impl BundleManifest {
         Ok(text)
     }
 
+    /// A network by name; without one the only one.
+    ///
+    /// # Errors
+    /// If there is no such network, or there are several and none is named.
+    pub fn subnet(&self, name: Option<&str>) -> Result<&SubnetEntry> {
+        let names = || self.subnets.iter().map(|subnet| subnet.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = match (name, &self.subnets[..]) {
+            (None, [only]) => Some(only),
+            (name, all) => all.iter().find(|subnet| Some(subnet.name.as_str()) == name),
+        };
+        found.ok_or_else(|| {
+            Error::usage(match name {
+                Some(name) => format!("the bundle has no subnet {name:?}"),
+                None => "which subnet? the bundle has several".to_string(),
+            })
+            .help(format!("name one with --subnet: {}", names()))
+        })
+    }
+
     /// Every file of the bundle but `bundle.json`.
     pub fn files(&self) -> Vec<FileEntry> {
         let subnets = self.subnets.iter().flat_map(|subnet| &subnet.files);

@@ -202,7 +202,7 @@ fn networks(widths: &[Width], pipeline: &Pipeline) -> Result<Vec<Width>> {
     if all.is_empty() {
         all = pipeline.subnets().into_iter().map(|(name, wide)| (wide, Width::Subnet(name))).collect();
     }
-    all.sort_by(|a, b| (a.0, a.1.label()).cmp(&(b.0, b.1.label())));
+    all.sort_by_key(|(wide, width)| (*wide, width.label()));
     Ok(all.into_iter().map(|(_, width)| width).collect())
 }
 

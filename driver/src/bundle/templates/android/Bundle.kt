@@ -13,7 +13,7 @@ import java.io.FileNotFoundException
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.channels.FileChannel
-import kotlin.math.rint
+import kotlin.math.round
 
 /** Where the models are read from; paths begin with `shared/` or `subnets/`. */
 interface Models {
@@ -139,11 +139,12 @@ class __NAME__(
 
     /** The picture of the decoder's numbers: planes of red, green and blue in [-1, 1]. */
     private fun image(planes: FloatArray): Bitmap {
+        if (planes.any { it.isNaN() || it.isInfinite() }) throw __NAME__Exception.NoImage()
         val places = Constants.HEIGHT * Constants.WIDTH
         val pixels = IntArray(places) { place ->
             (0 until 3).fold(0xff) { pixel, colour ->
                 val value = planes[colour * places + place].coerceIn(-1f, 1f)
-                (pixel shl 8) or rint((value + 1f) * 127.5f).toInt()
+                (pixel shl 8) or round((value + 1f) * 127.5f).toInt()
             }
         }
         return Bitmap.createBitmap(pixels, Constants.WIDTH, Constants.HEIGHT, Bitmap.Config.ARGB_8888)

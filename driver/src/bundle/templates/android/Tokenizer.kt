@@ -99,8 +99,7 @@ internal class Tokenizer(json: String, private val settings: TokenizerSettings) 
         var place = 0
         while (place < text.length) {
             val character = String(Character.toChars(text.codePointAt(place)))
-            @Suppress("DEPRECATION") // Kotlin before 1.5 has no `lowercase`.
-            append((character as java.lang.String).toLowerCase(Locale.ROOT))
+            append(character.lowercase(Locale.ROOT))
             place += character.length
         }
     }

@@ -11,6 +11,9 @@ sealed class __NAME__Exception(message: String) : Exception(message) {
 
     /** A file is not what snapc wrote, or a network takes something else than it should. */
     class Damaged(what: String) : __NAME__Exception("$what is damaged")
+
+    /** The decoder gives numbers that are no pixels. */
+    class NoImage : __NAME__Exception("the decoder gives numbers that are no pixels")
 }
 
 internal enum class PortType { FLOAT32, INT32 }

@@ -9,7 +9,7 @@ public enum __NAME__Error: Error, Equatable, Sendable {
     case missing(String)
     /// A file is not what snapc wrote, or a network gives something else than it should.
     case damaged(String)
-    /// The system does not make a picture of the pixels.
+    /// The decoder gives numbers that are no pixels, or the system makes no picture of them.
     case noImage
 }
 
@@ -37,7 +37,8 @@ public final class __NAME__: @unchecked Sendable {
         self.configuration = configuration
         tokenizer = try Tokenizer(
             file: folder.appendingPathComponent("shared/tokenizer/tokenizer.json"), settings: Constants.tokenizer)
-        for part in [Constants.textEncoder, try transformer(), Constants.vaeDecoder] {
+        let parts = try [Constants.textEncoder, transformer(), Constants.vaeDecoder]
+        for part in parts {
             _ = try await part.compiled(in: folder)
         }
     }
@@ -67,8 +68,8 @@ public final class __NAME__: @unchecked Sendable {
     public func picture(
         prompt: String, negativePrompt: String = "", seed: UInt64 = 0, progress: ((Int, Int) -> Void)? = nil
     ) async throws -> CGImage {
-        let texts = try await texts(prompt: prompt, negativePrompt: negativePrompt)
-        let latent = try await latent(texts: texts, seed: seed, progress: progress)
+        let texts = try await self.texts(prompt: prompt, negativePrompt: negativePrompt)
+        let latent = try await self.latent(texts: texts, seed: seed, progress: progress)
         let decoder = try await Network(Constants.vaeDecoder, in: models, configuration)
         return try image(decoder.run(["latent": .floats(latent)]))
     }
@@ -125,6 +126,7 @@ public final class __NAME__: @unchecked Sendable {
 
     /// The picture of the decoder's numbers: planes of red, green and blue in [-1, 1].
     private func image(_ planes: [Float]) throws -> CGImage {
+        guard planes.allSatisfy({ $0.isFinite }) else { throw __NAME__Error.noImage }
         let (height, width) = (Constants.height, Constants.width)
         let places = height * width
         var pixels = [UInt8](repeating: 255, count: 4 * places)
