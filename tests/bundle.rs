@@ -419,29 +419,30 @@ fn what_networks_share_is_measured_once() {
     options.compile.widths.remove(1);
     let plain = CompileOptions { output: place.path().join("plain"), ..options.compile.clone() };
     let decoder = |compiled: &Compiled| files(&compiled.folder.join("VaeDecoder.mlpackage"));
-    let quiet = compile(&plain, &mut Silent).unwrap();
     let largest = |of: &Compiled| {
         let ranges = of.ranges.iter().find(|ranges| ranges.part == "vae_decoder").unwrap();
         f64::from(ranges.nodes[0].largest)
     };
-    // Between the two, the place from which `precision` scales.
-    let scale = 65504.0 / 8.0 / (largest(&quiet[0]) * largest(&quiet[1])).sqrt();
     let path = pipeline.join("vae/diffusion_pytorch_model.safetensors");
     let mut all = tensors(&path);
-    for name in ["decoder.layers.0.weight", "decoder.layers.0.bias"] {
-        let tensor = &all[name];
-        let values = tensor.values().iter().map(|value| value * scale as f32).collect();
-        all.insert(name.to_string(), Tensor::f32(tensor.ty.shape.clone(), values));
+    let mut loud = compile(&plain, &mut Silent).unwrap();
+    // Biases do not grow with what they are added to: a few times, until the place from which `precision` scales is between the two.
+    for _ in 0..6 {
+        if decoder(&loud[0]) != decoder(&loud[1]) {
+            break;
+        }
+        let scale = 65504.0 / 8.0 / (largest(&loud[0]) * largest(&loud[1])).sqrt();
+        for name in ["decoder.layers.0.weight", "decoder.layers.0.bias"] {
+            let tensor = &all[name];
+            let values = tensor.values().iter().map(|value| value * scale as f32).collect();
+            all.insert(name.to_string(), Tensor::f32(tensor.ty.shape.clone(), values));
+        }
+        let tensors: Vec<(&str, &Tensor)> =
+            all.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        tensor_file(&path, &tensors);
+        loud = compile(&plain, &mut Silent).unwrap();
     }
-    let all: Vec<(&str, &Tensor)> = all.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    tensor_file(&path, &all);
-    let loud = compile(&plain, &mut Silent).unwrap();
-    assert!(
-        decoder(&loud[0]) != decoder(&loud[1]),
-        "the pipeline tells nothing: {} {}",
-        largest(&loud[0]),
-        largest(&loud[1])
-    );
+    assert!(decoder(&loud[0]) != decoder(&loud[1]), "{} {}", largest(&loud[0]), largest(&loud[1]));
     let (folder, bundle) = bundled(&options);
     // It is the one of the widest network.
     assert!(files(&folder.join(&bundle.shared.folder).join("VaeDecoder.mlpackage")) == decoder(&loud[1]));

@@ -86,7 +86,7 @@ impl Source {
 
     fn each<'a>(&'a self, node: Node<'a>, then: &mut dyn FnMut(Node<'a>)) {
         then(node);
-        (0..node.child_count()).for_each(|place| self.each(node.child(place as u32).unwrap(), then));
+        (0..node.child_count()).for_each(|place| self.each(node.child(place).unwrap(), then));
     }
 
     fn of(&self, node: Node) -> &str {
@@ -150,6 +150,6 @@ const STRINGS: [&str; 2] = ["line_string_literal", "string_literal"];
 
 /// Children that are no punctuation and no comment.
 fn children(node: Node) -> Vec<Node> {
-    let all = (0..node.child_count()).map(|place| node.child(place as u32).unwrap());
+    let all = (0..node.child_count()).map(|place| node.child(place).unwrap());
     all.filter(|child| child.is_named() && !child.kind().contains("comment")).collect()
 }
