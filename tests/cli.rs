@@ -268,7 +268,9 @@ fn inspect_and_print() {
 #[test]
 fn help_has_examples() {
     let place = tempfile::tempdir().unwrap();
-    for command in ["", "plan", "compile", "run", "verify", "diff", "inspect", "print", "completions"] {
+    for command in
+        ["", "plan", "compile", "bundle", "run", "verify", "diff", "inspect", "print", "completions"]
+    {
         let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let text = succeed(place.path(), &words);
         assert!(text.contains("Example"), "{command}");

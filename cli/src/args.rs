@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapc_driver::{
-    Bake, Device, Layout, MaxLoss, MinOs, PASS_NAMES, Part, Precision, QuantizeChoice, Ranges, Target,
-    parse_bytes, parse_part, parse_size,
+    Bake, Device, Layout, MaxLoss, MinOs, PASS_NAMES, Part, Platform, Precision, QuantizeChoice, Ranges,
+    Target, parse_bytes, parse_part, parse_size,
 };
 
 use crate::assemble::AssembleArgs;
@@ -30,10 +30,11 @@ const EXAMPLES: &str = "\
 Examples:
   snapc plan fixtures/shapes --subnet small --target all
   snapc compile fixtures/shapes --subnet small --target coreml
+  snapc bundle fixtures/shapes --platform ios
   snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
   snapc inspect fixtures/shapes
 
-A snapc.toml in the working folder supplies what is left out: pipeline, subnets, targets, precision, min-os, bake, output.
+A snapc.toml in the working folder supplies what is left out: pipeline, subnets, targets, precision, min-os, bake, output, bundle.
 Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug in snapc.";
 
 #[derive(Subcommand)]
@@ -41,6 +42,7 @@ Exit codes: 0 done, 1 verification failed, 2 usage, 3 input, 4 limit, 70 a bug i
 pub enum Command {
     Plan(PlanArgs),
     Compile(CompileArgs),
+    Bundle(BundleArgs),
     Run(RunArgs),
     Calibrate(CalibrateArgs),
     Verify(VerifyArgs),
@@ -129,6 +131,53 @@ pub struct CompileWords {
     /// Write all parts, in all sizes, as signatures of one file, which share weights; for tflite
     #[arg(long)]
     pub one_file: bool,
+    /// The layout of ONNX folders: default, or optimum for Hugging Face optimum's pipelines
+    #[arg(long, value_name = "LAYOUT", default_value = "default")]
+    pub layout: Layout,
+    #[command(flatten)]
+    pub how: HowWords,
+    /// The output folder [default: dist]
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Quantization")]
+    pub quantization: QuantizeArgs,
+}
+
+/// Write what an app of a platform ships: networks with what they share stored once, and sources that load and run them
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  snapc bundle fixtures/shapes --platform ios
+  snapc bundle --platform android --subnet tiny --subnet small --quantize int8 -o app/models
+  snapc bundle --platform desktop && python dist/bundle/desktop/generate.py \"a red circle\" --seed 7
+
+iOS: a SwiftPM package; Android: asset packs for Google Play and Kotlin for LiteRT; desktop: ONNX folders and Python. The table [bundle] of
+snapc.toml names the class, the classes of devices and their networks (docs/bundle.md). Steps are baked: `step` where --bake says nothing. Sizes are held against the stores' limits: past one
+that a store refuses the exit code is 4 and nothing is written. `snapc verify` and `snapc inspect` take the folder.")]
+#[allow(missing_docs)]
+pub struct BundleArgs {
+    /// The pipeline folder (with model_index.json)
+    pub pipeline: Option<PathBuf>,
+    #[arg(long, value_name = "PLATFORM", help = format!("What runs the bundle: {}", Platform::ALL.map(Platform::name).join(", ")))]
+    pub platform: Platform,
+    #[command(flatten)]
+    pub network: Networks,
+    /// The picture's height and width in pixels [default: the pipeline's]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+    #[command(flatten)]
+    pub how: HowWords,
+    /// The bundle's folder [default: dist/bundle/PLATFORM]
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Quantization")]
+    pub quantization: QuantizeArgs,
+}
+
+/// How networks are compiled.
+#[derive(Args)]
+#[allow(missing_docs)]
+pub struct HowWords {
     /// The type to compute in: f16 or f32 [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub precision: Option<Precision>,
@@ -138,9 +187,6 @@ pub struct CompileWords {
     /// What runs the artifacts: cpu, gpu or npu [default: npu for coreml, cpu for onnx and tflite]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Device>,
-    /// The layout of ONNX folders: default, or optimum for Hugging Face optimum's pipelines
-    #[arg(long, value_name = "LAYOUT", default_value = "default")]
-    pub layout: Layout,
     #[command(flatten)]
     pub baking: BakeArgs,
     /// Measure how large values become over some prompts, and scale or keep in f32 what would pass f16 (coreml): auto (where that
@@ -154,11 +200,6 @@ pub struct CompileWords {
     /// The most memory to hold while weights are written, as 100MB; what is measured on the way (--ranges, --accuracy) comes on top
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_memory: Option<u64>,
-    /// The output folder [default: dist]
-    #[arg(long, short, value_name = "DIR")]
-    pub output: Option<PathBuf>,
-    #[command(flatten, next_help_heading = "Quantization")]
-    pub quantization: QuantizeArgs,
 }
 
 fn target_names() -> String {
@@ -238,12 +279,13 @@ pub struct Network {
 Examples:
   snapc run fixtures/shapes --prompt \"a red circle left of a blue square\" --subnet small --seed 7 -o out.png
   snapc run dist/coreml/small --prompt \"two purple squares\" -o compiled.png
+  snapc run dist/bundle/ios --prompt \"two purple squares\" --subnet tiny -o bundled.png
   snapc run --prompt \"two purple squares\" --subnet full --save-latents latents.safetensors -o out.png
 
 A seed gives the noise of torch.randn on the CPU with that manual_seed, in float32.")]
 #[allow(missing_docs)]
 pub struct RunArgs {
-    /// The pipeline folder (with model_index.json), or a folder that `compile` wrote
+    /// The pipeline folder (with model_index.json), or a folder that `compile` or `bundle` wrote
     pub pipeline: Option<PathBuf>,
     /// What the picture shows
     #[arg(long, short)]
@@ -290,7 +332,7 @@ Then each artifact is read back and interpreted on the same inputs as the pipeli
 for Core ML (whose program is evaluated: Core ML itself runs on Apple's systems alone); each wants numpy and safetensors beside it.")]
 #[allow(missing_docs)]
 pub struct VerifyArgs {
-    /// A folder that `compile` wrote, or one above several [default: the output folder]
+    /// A folder that `compile` or `bundle` wrote, or one above several [default: the output folder]
     pub dist: Option<PathBuf>,
     /// The pipeline folder that it was written from
     #[arg(long, value_name = "PIPELINE")]
@@ -309,7 +351,7 @@ pub struct VerifyArgs {
     pub record: bool,
 }
 
-/// Say what is in a pipeline folder, a safetensors file or a written package
+/// Say what is in a pipeline folder, a safetensors file, a written package or a bundle
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -4,23 +4,24 @@ mod args;
 mod assemble;
 mod quantize;
 mod report;
+mod report_bundle;
 mod report_plan;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{
-    Cli, Command, CompileArgs, CompileWords, DiffArgs, FormArg, Network, PlanArgs, PrintArgs, RunArgs,
-    Targets, VerifyArgs,
+    BundleArgs, Cli, Command, CompileArgs, CompileWords, DiffArgs, FormArg, Network, Networks, PlanArgs,
+    PrintArgs, RunArgs, Targets, VerifyArgs,
 };
 use clap::{CommandFactory, Parser};
 use quantize::CalibrateArgs;
 use report::{Terminal, print, print_json};
 use serde_json::json;
 use snapc_driver::{
-    Bake, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Project, ShowOptions, Target,
-    VerifyOptions, Width, calibrate, compile, diff, generate, inspect, is_compiled, merge, plan, show,
-    use_threads, verify,
+    Bake, BundleOptions, CalibrateOptions, Calibrated, CompileOptions, Form, GenerateOptions, Layout,
+    Project, ShowOptions, Target, VerifyOptions, Width, bundle, calibrate, compile, diff, generate, inspect,
+    is_bundle, is_compiled, merge, plan, show, use_threads, verify,
 };
 use snapc_ir::{Class, Error, Place, Result};
 
@@ -37,6 +38,7 @@ fn dispatch(command: Command, json: bool) -> Result<()> {
     match command {
         Command::Plan(args) => run_plan(args, json),
         Command::Compile(args) => run_compile(args, json),
+        Command::Bundle(args) => run_bundle(args, json),
         Command::Run(args) => run_generate(args, json),
         Command::Calibrate(args) => run_calibrate(args, json),
         Command::Verify(args) => run_verify(args, json),
@@ -117,11 +119,8 @@ fn network(given: Network, project: &Project) -> Option<Width> {
 /// What the words of `compile` and `plan` ask for.
 fn compile_options(words: CompileWords) -> Result<CompileOptions> {
     let project = project()?;
-    let mut widths: Vec<Width> = words.network.subnet.into_iter().map(Width::Subnet).collect();
-    widths.extend(words.network.width.into_iter().map(Width::Numbers));
-    if widths.is_empty() {
-        widths = project.subnets.iter().flatten().cloned().map(Width::Subnet).collect();
-    }
+    let widths = networks(words.network, &project.subnets);
+    let how = words.how;
     let mut targets: Vec<Target> = words.target.into_iter().flat_map(Targets::list).collect();
     if targets.is_empty() {
         let words: Vec<Targets> =
@@ -135,19 +134,62 @@ fn compile_options(words: CompileWords) -> Result<CompileOptions> {
         parts: words.part,
         sizes: words.size,
         one_file: words.one_file,
-        precision: choose(words.precision, &project.precision)?,
-        min_os: choose(words.min_os, &project.min_os)?,
-        device: words.device,
-        bake: bake(words.baking.bake, &project)?,
-        steps: words.baking.steps,
-        guidance: words.baking.guidance,
-        ranges: words.ranges,
+        precision: choose(how.precision, &project.precision)?,
+        min_os: choose(how.min_os, &project.min_os)?,
+        device: how.device,
+        bake: bake(how.baking.bake, &project)?,
+        steps: how.baking.steps,
+        guidance: how.baking.guidance,
+        ranges: how.ranges,
         quantization: words.quantization.options()?,
         layout: words.layout,
-        provenance: words.provenance,
-        max_memory: words.max_memory,
+        provenance: how.provenance,
+        share: false,
+        max_memory: how.max_memory,
         output: words.output.or(project.output).unwrap_or_else(|| PathBuf::from("dist")),
     })
+}
+
+/// The networks that are named, or else those of the project.
+fn networks(given: Networks, project: &Option<Vec<String>>) -> Vec<Width> {
+    let mut widths: Vec<Width> = given.subnet.into_iter().map(Width::Subnet).collect();
+    widths.extend(given.width.into_iter().map(Width::Numbers));
+    match widths.is_empty() {
+        true => project.iter().flatten().cloned().map(Width::Subnet).collect(),
+        false => widths,
+    }
+}
+
+fn run_bundle(args: BundleArgs, json: bool) -> Result<()> {
+    let mut project = project()?;
+    let config = std::mem::take(&mut project.bundle);
+    let own = config.subnets.as_ref().or(project.subnets.as_ref()).cloned();
+    let BundleArgs { pipeline, platform, network, size, how, output, quantization } = args;
+    let place = || {
+        project.output.clone().unwrap_or_else(|| PathBuf::from("dist")).join("bundle").join(platform.name())
+    };
+    let words = CompileWords {
+        pipeline,
+        network: Networks { subnet: Vec::new(), width: Vec::new() },
+        target: vec![Targets::One(platform.target())],
+        part: Vec::new(),
+        size: size.into_iter().collect(),
+        one_file: false,
+        layout: Layout::Default,
+        how,
+        output: Some(output.unwrap_or_else(place)),
+        quantization,
+    };
+    let compile = CompileOptions { widths: networks(network, &own), ..compile_options(words)? };
+    let mut report = Terminal::new(json);
+    let done = bundle(&BundleOptions { platform, config, compile }, &mut report)?;
+    report.finish();
+    if json {
+        print_json(&json!({"folder": done.folder, "bundle": done.bundle, "warnings": report.warnings}));
+    } else {
+        print(&report_bundle::bundled(&done.folder, &done.bundle));
+    }
+    Ok(())
 }
 
 fn run_compile(args: CompileArgs, json: bool) -> Result<()> {
@@ -193,7 +235,7 @@ fn run_generate(args: RunArgs, json: bool) -> Result<()> {
     let (project, nothing) = (project()?, Project::default());
     let pipeline = pipeline(args.pipeline, &project)?;
     // A compiled folder fixes its subnet: the project's is for pipelines.
-    let compiled = is_compiled(&pipeline);
+    let compiled = is_compiled(&pipeline) || is_bundle(&pipeline);
     let width = network(args.network, if compiled { &nothing } else { &project });
     let options = GenerateOptions {
         pipeline,

@@ -239,6 +239,7 @@ pub fn inspection(found: &Inspection) -> String {
             }
             text + &format!("{} tensors, {parameters} parameters, {}\n", tensors.len(), mega(*bytes))
         }
+        Inspection::Bundle(bundle) => crate::report_bundle::bundled(std::path::Path::new("bundle"), bundle),
         Inspection::File { target, parts } => {
             let parts: String = parts.iter().map(summary).collect();
             format!("{target} file\n{parts}")

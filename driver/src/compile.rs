@@ -5,6 +5,7 @@ mod quantized;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use snapc_backend::{Backend, Device, Explanation, LegalGraph, Legalized, legalize_whole};
 use snapc_frontends::{Imported, Part, Pipeline};
@@ -58,7 +59,9 @@ struct Job {
     staging: Option<Staging>,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
-    calibration: Option<Calibration>,
+    calibration: Option<Rc<Calibration>>,
+    /// The one for the parts that no width changes, where all networks have to share them.
+    shared: Option<Rc<Calibration>>,
     /// Why there is no calibration. Told at the end: what stops the compile says it better.
     unmeasured: Option<String>,
     ranges: Vec<PartRanges>,
@@ -89,7 +92,12 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
     let parts = parts(options);
     for job in jobs.iter_mut().filter(|job| job.precision().computes_half()) {
         let subject = (&job.width, job.bake, job.guidance());
-        (job.calibration, job.unmeasured) = Calibration::new(options, &parts, subject, report)?;
+        let (calibration, unmeasured) = Calibration::new(options, &parts, subject, report)?;
+        (job.calibration, job.unmeasured) = (calibration.map(Rc::new), unmeasured);
+    }
+    if options.share {
+        let first = jobs.iter().find_map(|job| job.calibration.clone());
+        jobs.iter_mut().for_each(|job| job.shared = first.clone());
     }
     if options.one_file {
         one_file::write(&mut jobs, &parts, options, &pipeline, &schedule, report)?;
@@ -134,6 +142,13 @@ impl Job {
         self.staging.as_ref().ok_or_else(|| Error::bug("a plan writes nothing"))
     }
 
+    /// What a part's ranges are measured on.
+    fn calibration_of(&self, part: &str) -> Option<&Calibration> {
+        let own = self.calibration.as_ref();
+        let shared = self.shared.as_ref().filter(|_| part != Part::Transformer.name());
+        shared.or(own).map(Rc::as_ref)
+    }
+
     fn guidance(&self) -> Option<f32> {
         self.passes.baking.as_ref().and_then(|baking| baking.guidance)
     }
@@ -171,6 +186,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 parts: Vec::new(),
                 explanations: Vec::new(),
                 calibration: None,
+                shared: None,
                 unmeasured: None,
                 ranges: Vec::new(),
                 quantization: Quantization::new(&options.quantization, target, to)?,
@@ -232,7 +248,7 @@ fn road(job: &Job, imported: &Imported, evaluate: &Evaluate, report: &mut dyn Re
         ignored: Vec::new(),
     };
     let mut notes = job.quantization.notes(&plain.graph)?;
-    let precise = precise(&plain, behind, &job.precision(), job.calibration.as_ref(), report)?;
+    let precise = precise(&plain, behind, &job.precision(), job.calibration_of(part), report)?;
     let whole = legalize_whole(&precise.graph, job.backend.as_ref(), job.device)?;
     notes.extend(precise.notes);
     notes.extend(whole.explanations.iter().cloned());
@@ -280,7 +296,7 @@ fn write_part(
     limits: Limits,
     report: &mut dyn Report,
 ) -> Result<()> {
-    let facts = facts(job, schedule);
+    let facts = facts(job, schedule, graph.name() == Part::Transformer.name());
     let part = snapc_backend::Part { limits, ..snapc_backend::Part::new(graph, store, &facts) };
     let path = job.staging()?.path().join(job.backend.artifact(graph.name()));
     job.backend
@@ -288,18 +304,19 @@ fn write_part(
         .at(|| Place::Target(job.target.name().to_string()))
 }
 
-/// What an artifact says of itself.
-fn facts(job: &Job, schedule: &Schedule) -> Vec<(String, String)> {
+/// What an artifact says of itself; of its network only where it has the transformer, so that networks can share the other parts.
+fn facts(job: &Job, schedule: &Schedule, transformer: bool) -> Vec<(String, String)> {
     let sigmas: Vec<String> = schedule.sigmas.iter().map(f32::to_string).collect();
     let mut facts = vec![
         ("version", env!("CARGO_PKG_VERSION").to_string()),
-        ("subnet", job.width.label()),
-        ("width", job.passes.widths.1.to_string()),
         ("precision", job.passes.precision.name().to_string()),
         ("sigmas", sigmas.join(" ")),
         ("rule", ScheduleEntry::from(schedule).rule),
         ("bake", job.bake.name().to_string()),
     ];
     facts.extend(job.guidance().map(|guidance| ("guidance", guidance.to_string())));
+    if transformer {
+        facts.extend([("subnet", job.width.label()), ("width", job.passes.widths.1.to_string())]);
+    }
     facts.into_iter().map(|(key, value)| (format!("snapc.{key}"), value)).collect()
 }

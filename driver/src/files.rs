@@ -22,7 +22,7 @@ pub const PROVENANCE: &str = "provenance.intoto.json";
 pub const PREDICATE: &str = "provenance.predicate.json";
 
 /// Files that no manifest lists.
-const UNLISTED: [&str; 3] = [MANIFEST, PROVENANCE, PREDICATE];
+pub const UNLISTED: [&str; 3] = [MANIFEST, PROVENANCE, PREDICATE];
 
 /// Bytes that are read at once.
 const BLOCK: usize = 1 << 20;
@@ -74,13 +74,13 @@ pub fn digests(paths: &[PathBuf]) -> Result<Vec<String>> {
     all.into_iter().collect()
 }
 
-/// What a folder holds that its manifest has to list, in the order of their paths.
+/// What a folder holds, but for some files, in the order of their paths.
 ///
 /// # Errors
 /// If a folder or a file cannot be read.
-pub fn list(folder: &Path) -> Result<Vec<FileEntry>> {
+pub fn list(folder: &Path, but: &[&str]) -> Result<Vec<FileEntry>> {
     let names: Vec<String> =
-        names(folder)?.into_iter().filter(|name| !UNLISTED.contains(&name.as_str())).collect();
+        names(folder)?.into_iter().filter(|name| !but.contains(&name.as_str())).collect();
     let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     let mut files = Vec::new();
     for ((path, name), sha256) in paths.iter().zip(names).zip(digests(&paths)?) {
@@ -117,16 +117,39 @@ pub fn names(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// How a folder differs from what its manifest lists, a line each: altered, missing and unlisted files.
+/// A folder, and what it has to hold.
+pub struct Listed {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The file that says so.
+    pub index: &'static str,
+    /// The files.
+    pub files: Vec<FileEntry>,
+}
+
+impl Listed {
+    /// What a folder's manifest lists.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn compiled(folder: &Path) -> Result<Self> {
+        let files = Manifest::read(folder)?.files;
+        Ok(Listed { folder: folder.to_path_buf(), index: MANIFEST, files })
+    }
+}
+
+/// How a folder differs from what is listed, a line each: altered, missing and unlisted files.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn differences(folder: &Path, manifest: &Manifest) -> Result<Vec<String>> {
+pub fn differences(listed: &Listed) -> Result<Vec<String>> {
+    let Listed { folder, index, files } = listed;
+    let but = if *index == MANIFEST { UNLISTED.to_vec() } else { vec![*index] };
     let found: BTreeMap<String, FileEntry> =
-        list(folder)?.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+        list(folder, &but)?.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
     let mut lines = Vec::new();
     let mut listed = BTreeSet::new();
-    for entry in &manifest.files {
+    for entry in files {
         listed.insert(&entry.path);
         match found.get(&entry.path) {
             None => lines.push(format!("missing: {}", entry.path)),
@@ -146,20 +169,24 @@ pub fn differences(folder: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Fails unless folders hold what their manifests list.
+/// Fails unless folders hold what is listed.
 ///
 /// # Errors
 /// Every file that differs, of all folders.
-pub fn check(folders: &[PathBuf]) -> Result<()> {
-    let mut lines = Vec::new();
-    for folder in folders {
-        let found = differences(folder, &Manifest::read(folder)?)?;
-        lines.extend(found.into_iter().map(|line| format!("\n  {}: {line}", folder.display())));
+pub fn check(folders: &[Listed]) -> Result<()> {
+    let (mut lines, mut indexes) = (Vec::new(), BTreeSet::new());
+    for listed in folders {
+        let found = differences(listed)?;
+        if !found.is_empty() {
+            indexes.insert(listed.index);
+        }
+        lines.extend(found.into_iter().map(|line| format!("\n  {}: {line}", listed.folder.display())));
     }
+    let index = indexes.into_iter().collect::<Vec<_>>().join(" or ");
     let what = match lines.len() {
         0 => return Ok(()),
-        1 => "a file is not what manifest.json says".to_string(),
-        count => format!("{count} files are not what manifest.json says"),
+        1 => format!("a file is not what {index} says"),
+        count => format!("{count} files are not what {index} says"),
     };
     Err(Error::new(Class::Verification, what + &lines.concat())
         .help("copy the folder again, or compile it again; what is not listed does not belong there"))

@@ -8,6 +8,8 @@ use snapc_weights::{Store, Tensor};
 
 use crate::Report;
 use crate::baking::check_guidance;
+use crate::bundle::BundleManifest;
+use crate::bundle::view::{assemble, is_bundle};
 use crate::options::{Bake, Width};
 use crate::output::{check_parent, save_tensors, write_file};
 use crate::parts::{Choice, Drawn, Parts, Prompt};
@@ -16,7 +18,7 @@ use crate::quantization::encode;
 /// What `run` is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// The pipeline folder, or a folder that `compile` wrote.
+    /// The pipeline folder, or a folder that `compile` or `bundle` wrote.
     pub pipeline: PathBuf,
     /// What the picture shows.
     pub prompt: String,
@@ -58,6 +60,13 @@ pub struct Generated {
 /// # Errors
 /// What any part finds; contradictions of options; a noise file with other tensors.
 pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Generated> {
+    if is_bundle(&options.pipeline) {
+        let bundle = BundleManifest::read(&options.pipeline)?;
+        let subnet = bundle.subnet(options.width.as_ref().map(Width::label).as_deref())?;
+        let view = assemble(&options.pipeline, &bundle, subnet)?;
+        let pipeline = view.path().to_path_buf();
+        return generate(&GenerateOptions { pipeline, width: None, ..options.clone() }, report);
+    }
     options.save_latents.iter().chain([&options.output]).try_for_each(|path| check_parent(path))?;
     let choice = Choice { width: options.width.as_ref(), size: options.size, steps: options.steps };
     let parts = Parts::open(&options.pipeline, &choice)?;

@@ -8,6 +8,8 @@ use snapc_ir::{Error, Graph, Result, Source, Weight, element_count};
 use snapc_passes::{Pass, Slice};
 use snapc_weights::{Region, Store};
 
+use crate::bundle::BundleManifest;
+use crate::bundle::view::is_bundle;
 use crate::manifest::{PortEntry, ScheduleEntry, ops_by_kind, ports};
 use crate::targets::Target;
 
@@ -46,6 +48,8 @@ pub enum Inspection {
         /// The part in it.
         part: PartSummary,
     },
+    /// A bundle.
+    Bundle(Box<BundleManifest>),
     /// A written file of several parts, or sizes of them.
     File {
         /// The target whose format it has.
@@ -98,6 +102,9 @@ pub struct TensorSummary {
 /// # Errors
 /// If it is none of them, or damaged.
 pub fn inspect(path: &Path) -> Result<Inspection> {
+    if is_bundle(path) {
+        return Ok(Inspection::Bundle(Box::new(BundleManifest::read(path)?)));
+    }
     if path.is_dir() && path.join("model_index.json").is_file() {
         return inspect_pipeline(path);
     }
@@ -114,7 +121,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     }
     let what = if path.exists() { "is nothing that snapc knows" } else { "does not exist" };
     Err(Error::input(format!("{} {what}", path.display()))
-        .help("name a pipeline folder (with model_index.json), a .safetensors file or a written part (.mlpackage, a folder with model.onnx)"))
+        .help("name a pipeline folder (with model_index.json), a .safetensors file or a written part (.mlpackage, a folder with model.onnx) or bundle"))
 }
 
 fn inspect_signatures(path: &Path) -> Result<Inspection> {

@@ -1,6 +1,7 @@
 //! What snapc does, as functions: each command of the binary calls one.
 
 mod baking;
+pub mod bundle;
 mod companions;
 mod compile;
 mod diff;
@@ -24,6 +25,13 @@ mod targets;
 mod verify;
 mod walk;
 
+pub use bundle::{
+    BundleConfig, BundleManifest, BundleOptions, Bundled, Delivery, DeviceConfig, PackEntry, Platform,
+    SharedEntry, SubnetEntry, bundle,
+    devices::DeviceEntry,
+    stores::{Standing, StoreEntry},
+    view::is_bundle,
+};
 pub use compile::{Compiled, PartPlan, Passed, Plan, UseEntry, Why, compile, plan};
 pub use diff::{Change, Differences, diff};
 pub use elastic::{AssembleOptions, Assembled, Elastic, ElasticSubnet, assemble, store as elastic_store};

@@ -152,6 +152,8 @@ pub struct CompileOptions {
     pub max_memory: Option<u64>,
     /// Whether every input has its digest in the manifest, and a bill of materials and a statement of provenance are written.
     pub provenance: bool,
+    /// Whether what no width changes has to be the same bytes for all networks of a target: it is measured on one network's pictures.
+    pub share: bool,
     /// The output folder: `<output>/<target>/<subnet>/`.
     pub output: PathBuf,
 }
@@ -177,6 +179,7 @@ impl CompileOptions {
             layout: Layout::default(),
             max_memory: None,
             provenance: false,
+            share: false,
             output,
         }
     }

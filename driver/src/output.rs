@@ -10,6 +10,9 @@ use snapc_ir::{Error, Result};
 use snapc_weights::{Data, Tensor};
 use tempfile::TempDir;
 
+use crate::bundle::BUNDLE;
+use crate::files::MANIFEST;
+
 /// How names of what is under construction begin.
 const BUILDING: &str = ".snapc-building-";
 
@@ -142,7 +145,7 @@ fn clear(folder: &Path) {
 /// # Errors
 /// If it is neither.
 pub fn refuse_strangers(place: &Path) -> Result<()> {
-    if !place.exists() || place.join("manifest.json").is_file() {
+    if !place.exists() || [MANIFEST, BUNDLE].iter().any(|index| place.join(index).is_file()) {
         return Ok(());
     }
     let empty = std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());

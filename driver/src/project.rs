@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use snapc_ir::{Error, Place, Result};
 
+use crate::bundle::BundleConfig;
+
 /// `snapc.toml` of the working folder: what options are when the command line does not say. Paths in it are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -21,6 +23,9 @@ pub struct Project {
     pub bake: Option<String>,
     /// The output folder.
     pub output: Option<PathBuf>,
+    /// What `bundle` makes of them.
+    #[serde(default)]
+    pub bundle: BundleConfig,
 }
 
 impl Project {
@@ -38,7 +43,7 @@ impl Project {
         let mut project: Project = toml::from_str(&text).map_err(|error| {
             Error::input(format!("this is no snapc.toml: {}", error.message()))
                 .at(Place::File(path))
-                .help("its keys are pipeline, subnets, targets, precision, min-os, bake, output")
+                .help("its keys are pipeline, subnets, targets, precision, min-os, bake, output and the table bundle (docs/bundle.md)")
         })?;
         for path in [&mut project.pipeline, &mut project.output].into_iter().flatten() {
             *path = folder.join(&path);

@@ -8,8 +8,10 @@ use snapc_ir::{Class, Error, Place, Result};
 use snapc_weights::Tensor;
 
 use crate::Report;
+use crate::bundle::view::{assemble, is_bundle};
+use crate::bundle::{BUNDLE, BundleManifest};
 use crate::examples::{Example, borrowed, draw, prompts};
-use crate::files::{self, MANIFEST, PROVENANCE};
+use crate::files::{self, Listed, MANIFEST, PROVENANCE};
 use crate::manifest::{Manifest, VerifiedEntry, sized};
 use crate::output::write_file;
 use crate::parts::{Network, Parts, read_artifact};
@@ -163,25 +165,58 @@ impl Worst {
 /// # Errors
 /// If a file is not what its manifest says; if a folder, the pipeline or a runtime is missing or damaged. A difference past a threshold is no error here: it is in the table.
 pub fn verify(options: &VerifyOptions, report: &mut dyn Report) -> Result<Vec<Verified>> {
-    let folders = compiled_folders(&options.dist)?;
-    files::check(&folders)?;
+    let folders = written_folders(&options.dist)?;
+    let listed = |folder: &PathBuf| match is_bundle(folder) {
+        true => BundleManifest::read(folder).map(|bundle| Listed {
+            folder: folder.clone(),
+            index: BUNDLE,
+            files: bundle.files(),
+        }),
+        false => Listed::compiled(folder),
+    };
+    files::check(&folders.iter().map(listed).collect::<Result<Vec<_>>>()?)?;
     report.begin("verify", folders.len() as u64);
     let mut all = Vec::new();
     for folder in folders {
-        all.push(verify_folder(&folder, options, report)?);
+        match is_bundle(&folder) {
+            true => all.extend(verify_bundle(&folder, options, report)?),
+            false => all.push(verify_folder(&folder, options, report)?),
+        }
         report.advance(1);
     }
     Ok(all)
 }
 
-/// The folders with a manifest, at most two below.
-fn compiled_folders(dist: &Path) -> Result<Vec<PathBuf>> {
+/// Each network of a bundle, with what it shares, as the folder that was compiled.
+fn verify_bundle(root: &Path, options: &VerifyOptions, report: &mut dyn Report) -> Result<Vec<Verified>> {
+    if options.record {
+        return Err(Error::usage(
+            "a bundle's manifests have their digests in bundle.json: nothing is recorded there",
+        )
+        .at(Place::File(root.to_path_buf()))
+        .help("leave --record out"));
+    }
+    let bundle = BundleManifest::read(root)?;
+    let mut all = Vec::new();
+    for subnet in &bundle.subnets {
+        let view = assemble(root, &bundle, subnet)?;
+        files::check(&[Listed::compiled(view.path())?])?;
+        let folder = root.join(&subnet.folder);
+        let found = verify_folder(view.path(), options, report)
+            .map_err(|error| error.at(Place::File(folder.clone())))?;
+        all.push(Verified { folder, ..found });
+    }
+    Ok(all)
+}
+
+/// The folders with a manifest of a compile or a bundle, at most two below.
+fn written_folders(dist: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut level = vec![dist.to_path_buf()];
     for _ in 0..3 {
         let mut below = Vec::new();
         for folder in level {
-            if folder.join("manifest.json").is_file() {
+            if folder.join(MANIFEST).is_file() || is_bundle(&folder) {
                 found.push(folder);
                 continue;
             }

@@ -18,6 +18,7 @@ pub struct Tokenizer {
     /// The same without a limit, to tell what does not fit.
     unlimited: tokenizers::Tokenizer,
     tokens: usize,
+    padding: u32,
 }
 
 /// A prompt as the text encoder and the transformer take it.
@@ -71,12 +72,17 @@ impl Tokenizer {
             pad_type_id: 0,
             pad_token,
         }));
-        Ok(Tokenizer { inner, unlimited, tokens })
+        Ok(Tokenizer { inner, unlimited, tokens, padding: pad_id })
     }
 
     /// The largest id that it gives.
     pub fn largest_id(&self) -> u32 {
         self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
+    /// The id that fills a text up.
+    pub fn padding_id(&self) -> u32 {
+        self.padding
     }
 
     /// Turns a prompt into ids.

@@ -67,7 +67,7 @@ pub fn write(
         }
         graphs.push(own);
     }
-    let facts: Vec<_> = jobs.iter().map(|job| facts(job, schedule)).collect();
+    let facts: Vec<_> = jobs.iter().map(|job| facts(job, schedule, true)).collect();
     let signatures: Vec<Vec<Signature>> = graphs.iter().map(|own| signatures(&all, own)).collect();
     let files: Vec<ModelFile> = signatures
         .iter()
