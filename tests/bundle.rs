@@ -30,7 +30,7 @@ fn options(platform: Platform, pipeline: &Path, output: &Path) -> BundleOptions 
     let compile =
         CompileOptions::new(pipeline.to_path_buf(), widths[0].clone(), target, output.to_path_buf());
     let compile = CompileOptions { widths: widths.to_vec(), precision: Precision::F32, ..compile };
-    BundleOptions { platform, config: BundleConfig::default(), compile }
+    BundleOptions { platform, config: BundleConfig::default(), elastic: None, compile }
 }
 
 /// A bundle and the folder that it lies in.

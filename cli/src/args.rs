@@ -150,6 +150,7 @@ Examples:
   snapc bundle fixtures/shapes --platform ios
   snapc bundle --platform android --subnet tiny --subnet small --quantize int8 -o app/models
   snapc bundle --platform desktop && python dist/bundle/desktop/generate.py \"a red circle\" --seed 7
+  snapc bundle --platform ios --subnet tiny --subnet small --subnet full --elastic
 
 iOS: a SwiftPM package; Android: asset packs for Google Play and Kotlin for LiteRT; desktop: ONNX folders and Python. The table [bundle] of
 snapc.toml names the class, the classes of devices and their networks (docs/bundle.md). Steps are baked: `step` where --bake says nothing. Sizes are held against the stores' limits: past one
@@ -165,6 +166,12 @@ pub struct BundleArgs {
     /// The picture's height and width in pixels [default: the pipeline's]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<[usize; 2]>,
+    /// Put the networks into an elastic store, from which a device assembles them: tiny first, then wider ones by what they add
+    #[arg(long)]
+    pub elastic: bool,
+    /// The largest file of an elastic store
+    #[arg(long, value_name = "SIZE", default_value = "256MB", value_parser = parse_bytes, requires = "elastic")]
+    pub chunk_size: u64,
     #[command(flatten)]
     pub how: HowWords,
     /// The bundle's folder [default: dist/bundle/PLATFORM]

@@ -164,7 +164,9 @@ fn run_bundle(args: BundleArgs, json: bool) -> Result<()> {
     let mut project = project()?;
     let config = std::mem::take(&mut project.bundle);
     let own = config.subnets.as_ref().or(project.subnets.as_ref()).cloned();
-    let BundleArgs { pipeline, platform, network, size, how, output, quantization } = args;
+    let BundleArgs { pipeline, platform, network, size, elastic, chunk_size, how, output, quantization } =
+        args;
+    let elastic = elastic.then_some(chunk_size);
     let place = || {
         project.output.clone().unwrap_or_else(|| PathBuf::from("dist")).join("bundle").join(platform.name())
     };
@@ -182,7 +184,7 @@ fn run_bundle(args: BundleArgs, json: bool) -> Result<()> {
     };
     let compile = CompileOptions { widths: networks(network, &own), ..compile_options(words)? };
     let mut report = Terminal::new(json);
-    let done = bundle(&BundleOptions { platform, config, compile }, &mut report)?;
+    let done = bundle(&BundleOptions { platform, config, elastic, compile }, &mut report)?;
     report.finish();
     if json {
         print_json(&json!({"folder": done.folder, "bundle": done.bundle, "warnings": report.warnings}));

@@ -23,6 +23,16 @@ pub fn bundled(folder: &Path, bundle: &BundleManifest) -> String {
             pack(&subnet.pack)
         );
     }
+    if let Some(elastic) = &bundle.elastic {
+        text += &format!(
+            "  elastic store: {}, {:.3} of the widest network\n",
+            mega(elastic.bytes),
+            elastic.ratio
+        );
+        for subnet in &elastic.subnets {
+            text += &format!("    {:<14} {:>12}  to download\n", subnet.name, mega(subnet.download_bytes));
+        }
+    }
     text += "  devices\n";
     for device in &bundle.devices {
         let memory = match device.memory {

@@ -26,8 +26,8 @@ mod verify;
 mod walk;
 
 pub use bundle::{
-    BundleConfig, BundleManifest, BundleOptions, Bundled, Delivery, DeviceConfig, PackEntry, Platform,
-    SharedEntry, SubnetEntry, bundle,
+    BundleConfig, BundleManifest, BundleOptions, Bundled, Delivery, DeviceConfig, ElasticEntry, PackEntry,
+    Platform, SharedEntry, SubnetEntry, bundle,
     devices::DeviceEntry,
     stores::{Standing, StoreEntry},
     view::is_bundle,

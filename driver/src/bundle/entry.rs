@@ -7,6 +7,7 @@ use snapc_ir::{Error, Place, Result};
 
 use super::devices::DeviceEntry;
 use super::stores::StoreEntry;
+use crate::elastic::ElasticSubnet;
 use crate::files::FileEntry;
 
 /// The version of the form that is written and read.
@@ -30,6 +31,9 @@ pub struct BundleManifest {
     pub shared: SharedEntry,
     /// The networks, the smallest first.
     pub subnets: Vec<SubnetEntry>,
+    /// Where the networks' bytes are, if they are not in their folders: a device assembles them there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elastic: Option<ElasticEntry>,
     /// The classes of devices; the first that a device is of names its network.
     pub devices: Vec<DeviceEntry>,
     /// The generated sources.
@@ -69,6 +73,21 @@ pub struct SubnetEntry {
     /// What a picture is predicted to hold at most: the largest part's peak, as one part is in memory at a time.
     pub peak_bytes: u64,
     /// The files.
+    pub files: Vec<FileEntry>,
+}
+
+/// An elastic store (`docs/elastic.md`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ElasticEntry {
+    /// Its folder.
+    pub folder: String,
+    /// Bytes of the whole store.
+    pub bytes: u64,
+    /// Those over the bytes of the widest network's folder.
+    pub ratio: f64,
+    /// What each network costs.
+    pub subnets: Vec<ElasticSubnet>,
+    /// Its files.
     pub files: Vec<FileEntry>,
 }
 
@@ -131,9 +150,12 @@ impl BundleManifest {
         })
     }
 
-    /// Every file of the bundle but `bundle.json`.
+    /// Every file that stands in the bundle but `bundle.json`.
     pub fn files(&self) -> Vec<FileEntry> {
-        let subnets = self.subnets.iter().flat_map(|subnet| &subnet.files);
-        self.shared.files.iter().chain(subnets).chain(&self.sources).cloned().collect()
+        let networks: Vec<&FileEntry> = match &self.elastic {
+            Some(elastic) => elastic.files.iter().collect(),
+            None => self.subnets.iter().flat_map(|subnet| &subnet.files).collect(),
+        };
+        self.shared.files.iter().chain(networks).chain(&self.sources).cloned().collect()
     }
 }

@@ -21,8 +21,8 @@ pub struct Places<'a> {
     pub names: &'a Names,
     /// How asset packs come to a device, but the one with what is shared.
     pub delivery: Delivery,
-    /// The network that comes with what is shared.
-    pub first: String,
+    /// The network that comes with what is shared; none where no other has a pack either.
+    pub first: Option<String>,
 }
 
 impl Places<'_> {
@@ -41,7 +41,7 @@ impl Places<'_> {
     fn pack(&self, subnet: Option<&str>) -> Option<PackEntry> {
         let packed = self.platform == Platform::Android;
         packed.then(|| match subnet {
-            Some(subnet) if subnet != self.first => {
+            Some(subnet) if self.first.as_ref().is_some_and(|first| subnet != first) => {
                 PackEntry { name: self.names.pack(subnet), delivery: self.delivery }
             }
             _ => PackEntry { name: self.names.pack("base"), delivery: Delivery::InstallTime },

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod devices;
+mod elastic;
 pub mod entry;
 mod layout;
 mod sources;
@@ -27,7 +28,7 @@ use crate::output::Staging;
 use crate::targets::Target;
 
 pub use config::{BundleConfig, Delivery, DeviceConfig};
-pub use entry::{BUNDLE, BUNDLE_SCHEMA, BundleManifest, PackEntry, SharedEntry, SubnetEntry};
+pub use entry::{BUNDLE, BUNDLE_SCHEMA, BundleManifest, ElasticEntry, PackEntry, SharedEntry, SubnetEntry};
 
 use config::{Names, check_labels};
 use layout::{Places, lay_out};
@@ -89,6 +90,8 @@ pub struct BundleOptions {
     pub platform: Platform,
     /// The `[bundle]` table.
     pub config: BundleConfig,
+    /// Whether the networks go into an elastic store, and the most bytes that a chunk of it has.
+    pub elastic: Option<u64>,
     /// How the networks are compiled, and which. `output` is where the bundle stands; targets, parts and layout are the bundle's to say.
     pub compile: CompileOptions,
 }
@@ -102,6 +105,9 @@ pub struct Bundled {
     pub bundle: BundleManifest,
 }
 
+/// Chunks below this would only be many.
+const LEAST_CHUNK: u64 = 100_000;
+
 /// Where compiles lie in a bundle under construction.
 const COMPILED: &str = "compiled";
 
@@ -110,7 +116,11 @@ const COMPILED: &str = "compiled";
 /// # Errors
 /// What a compile finds; a configuration that contradicts itself; a tokenizer that the sources have not; a store's limit.
 pub fn bundle(options: &BundleOptions, report: &mut dyn Report) -> Result<Bundled> {
-    let BundleOptions { platform, config, compile: asked } = options;
+    let BundleOptions { platform, config, elastic, compile: asked } = options;
+    if elastic.is_some_and(|bytes| bytes < LEAST_CHUNK) {
+        return Err(Error::usage(format!("a chunk of an elastic store has at least {LEAST_CHUNK} bytes"))
+            .help("name a larger --chunk-size, as 256MB"));
+    }
     let pipeline = Pipeline::open(&asked.pipeline)?;
     let networks = networks(&asked.widths, &pipeline)?;
     let labels: Vec<String> = networks.iter().map(Width::label).collect();
@@ -131,14 +141,20 @@ pub fn bundle(options: &BundleOptions, report: &mut dyn Report) -> Result<Bundle
     };
     let mut compiled = compile(&inner, report)?;
     compiled.reverse();
-    let places =
-        Places { platform: *platform, names: &names, delivery: config.delivery, first: labels[0].clone() };
+    let places = Places {
+        platform: *platform,
+        names: &names,
+        delivery: config.delivery,
+        // What is assembled on a device lies in no pack.
+        first: elastic.is_none().then(|| labels[0].clone()),
+    };
     let (shared, subnets) = lay_out(&places, &compiled, staging.path())?;
     let rest = staging.path().join(COMPILED);
     std::fs::remove_dir_all(&rest).map_err(|error| Error::io("remove", &rest, &error))?;
     let peaks: Vec<(String, u64)> = subnets.iter().map(|one| (one.name.clone(), one.peak_bytes)).collect();
     let devices = if configured.is_empty() { devices::by_memory(&peaks, share) } else { configured };
-    let stores = stores::verdicts(*platform, &sizes(&shared, &subnets));
+    let shipped = if elastic.is_none() { &subnets[..] } else { &[] };
+    let stores = stores::verdicts(*platform, &sizes(&shared, shipped));
     stores::check(&stores)?.iter().for_each(|warning| report.warn(warning));
     let manifests: Vec<&Manifest> = compiled.iter().map(|one: &Compiled| &one.manifest).collect();
     let sources = Sources {
@@ -157,6 +173,10 @@ pub fn bundle(options: &BundleOptions, report: &mut dyn Report) -> Result<Bundle
         let (bytes, sha256) = (text.len() as u64, crate::files::digest_of(text.as_bytes()));
         written.push(FileEntry { path, bytes, sha256 });
     }
+    let elastic = match elastic {
+        Some(chunk_bytes) => Some(elastic::store_networks(&staging, &subnets, *chunk_bytes, report)?),
+        None => None,
+    };
     let bundle = BundleManifest {
         schema: BUNDLE_SCHEMA,
         snapc: env!("CARGO_PKG_VERSION").to_string(),
@@ -164,6 +184,7 @@ pub fn bundle(options: &BundleOptions, report: &mut dyn Report) -> Result<Bundle
         name: names.class.clone(),
         shared,
         subnets,
+        elastic,
         devices,
         sources: written,
         stores,

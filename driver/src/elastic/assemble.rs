@@ -44,29 +44,45 @@ pub struct Assembled {
 /// # Errors
 /// If the store is damaged or lacks a chunk, or what comes of it has another digest: nothing is written then.
 pub fn assemble(options: &AssembleOptions, report: &mut dyn Report) -> Result<Assembled> {
-    let fail = |failure| told(failure, &options.store);
-    let mut store = Store::open(&options.store).map_err(fail)?;
-    if let Some((subnet, folder)) = &options.installed {
-        store = store.installed(subnet, folder).map_err(fail)?;
-    }
-    let chunk_bytes = store.needed(&options.subnet).map_err(fail)?.iter().map(|chunk| chunk.bytes).sum();
-    let subnet = store.index().subnets.iter().find(|subnet| subnet.name == options.subnet);
-    let sizes: Vec<u64> = subnet.iter().flat_map(|subnet| &subnet.files).map(|file| file.bytes).collect();
-    let (files, bytes) = (sizes.len(), sizes.iter().sum());
     let staging = Staging::begin(&options.output)?;
-    report.begin(&format!("assembling {}", options.subnet), bytes);
-    let done = store.write(&options.subnet, staging.path(), &mut |bytes| report.advance(bytes));
+    let installed = options.installed.as_ref().map(|(subnet, folder)| (subnet.as_str(), folder.as_path()));
+    let done = write(&options.store, &options.subnet, installed, staging.path(), report)?;
+    Ok(Assembled { folder: staging.finish()?, ..done })
+}
+
+/// As [`assemble`], into an empty folder that the caller removes where this fails.
+///
+/// # Errors
+/// As there.
+pub fn write(
+    from: &Path,
+    subnet: &str,
+    installed: Option<(&str, &Path)>,
+    folder: &Path,
+    report: &mut dyn Report,
+) -> Result<Assembled> {
+    let fail = |failure| told(failure, from);
+    let mut store = Store::open(from).map_err(fail)?;
+    if let Some((narrower, folder)) = installed {
+        store = store.installed(narrower, folder).map_err(fail)?;
+    }
+    let chunk_bytes = store.needed(subnet).map_err(fail)?.iter().map(|chunk| chunk.bytes).sum();
+    let entry = store.index().subnets.iter().find(|known| known.name == subnet);
+    let sizes: Vec<u64> = entry.iter().flat_map(|entry| &entry.files).map(|file| file.bytes).collect();
+    let (files, bytes) = (sizes.len(), sizes.iter().sum());
+    report.begin(&format!("assembling {subnet}"), bytes);
+    let done = store.write(subnet, folder, &mut |bytes| report.advance(bytes));
     if let Err(Failure::Altered { path, .. }) = &done {
-        check_chunks(&store, options, path)?;
+        check_chunks(&store, from, subnet, path)?;
     }
     done.map_err(fail)?;
-    Ok(Assembled { folder: staging.finish()?, files, bytes, chunk_bytes })
+    Ok(Assembled { folder: folder.to_path_buf(), files, bytes, chunk_bytes })
 }
 
 /// Names the chunk that a file came out wrong for; none of them is where the installed folder was altered.
-fn check_chunks(store: &Store, options: &AssembleOptions, file: &str) -> Result<()> {
-    for chunk in store.needed(&options.subnet).map_err(|failure| told(failure, &options.store))? {
-        let path = options.store.join(&chunk.name);
+fn check_chunks(store: &Store, from: &Path, subnet: &str, file: &str) -> Result<()> {
+    for chunk in store.needed(subnet).map_err(|failure| told(failure, from))? {
+        let path = from.join(&chunk.name);
         let found = digest(&path)?;
         if found != chunk.sha256 {
             let (new, old) = (&found[..12], &chunk.sha256[..12]);

@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use snapc_assemble::{Chunk, FileEntry, INDEX, Index, Piece, Subnet};
 use snapc_ir::{Error, Result};
@@ -19,7 +19,7 @@ use crate::Report;
 use crate::files::{digests, hexadecimal, length, names};
 use crate::manifest::Manifest;
 use crate::targets::Target;
-pub use assemble::{AssembleOptions, Assembled, assemble};
+pub use assemble::{AssembleOptions, Assembled, assemble, write};
 use weave::{Source, Weight, find, stretches};
 
 /// Codes, scales and parts of a weight have names that begin alike.
@@ -38,7 +38,7 @@ pub struct Elastic {
 }
 
 /// One subnet of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ElasticSubnet {
     /// Its name.
     pub name: String,

@@ -21,11 +21,11 @@ interface Models {
     fun map(path: String): ByteBuffer
 }
 
-/** A folder with `shared` and `subnets`. */
-class FolderModels(private val folder: File) : Models {
+/** A folder with `shared` and `subnets`; what it has not is looked for in [others], as `PackModels(context)`. */
+class FolderModels(private val folder: File, private val others: Models? = null) : Models {
     override fun map(path: String): ByteBuffer {
         val file = File(folder, path)
-        if (!file.isFile) throw __NAME__Exception.Missing(path)
+        if (!file.isFile) return others?.map(path) ?: throw __NAME__Exception.Missing(path)
         return FileInputStream(file).use { it.channel.map(FileChannel.MapMode.READ_ONLY, 0, file.length()) }
     }
 }

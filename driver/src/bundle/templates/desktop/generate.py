@@ -118,19 +118,21 @@ class Generator:
     """Prompt to picture. One part is in memory at a time: the text encoder, then the transformer, then the decoder."""
 
     def __init__(self, models=None, subnet=None, memory=None, chip=None):
-        """`models` is a folder with `shared` and `subnets`: the one of this file where nothing is said. Without `subnet` the table of
-        devices in bundle.json picks it, by this machine or by the `memory` (bytes) and `chip` that are named."""
-        self.models = Path(models or Path(__file__).parent)
+        """`models` is a folder with `subnets`, and `shared` if it is not this bundle's; the one of this file where nothing is said. Without
+        `subnet` the table of devices in bundle.json picks it, by this machine or by the `memory` (bytes) and `chip` that are named."""
+        own = Path(__file__).parent
+        models = Path(models or own)
+        shared = models / "shared" if (models / "shared").is_dir() else own / "shared"
         if subnet is None:
-            bundle = json.loads((Path(__file__).parent / "bundle.json").read_text(encoding="utf-8"))
+            bundle = json.loads((own / "bundle.json").read_text(encoding="utf-8"))
             subnet = pick(bundle["devices"], memory, chip)
         self.subnet = subnet
-        folder = self.models / "subnets" / subnet
+        folder = models / "subnets" / subnet
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        self.folders = {"text_encoder": self.models / "shared", "transformer": folder, "vae_decoder": self.models / "shared"}
+        self.folders = {"text_encoder": shared, "transformer": folder, "vae_decoder": shared}
         self.parts = {entry["part"]: entry for entry in self.manifest["parts"]}
 
-        tokens, tokenizer = self.manifest["tokenizer"]["tokens"], self.models / "shared" / "tokenizer"
+        tokens, tokenizer = self.manifest["tokenizer"]["tokens"], shared / "tokenizer"
         self.tokenizer = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
         config = tokenizer / "tokenizer_config.json"
         config = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
@@ -197,7 +199,7 @@ def main():
     parser.add_argument("--subnet", help="the network, instead of the one for this device")
     parser.add_argument("--memory", type=int, metavar="BYTES", help="pick the network for a device of that memory")
     parser.add_argument("--chip", help="pick the network for a device of that chip")
-    parser.add_argument("--models", type=Path, metavar="DIR", help="a folder with `shared` and `subnets`, instead of this bundle's")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="a folder with `subnets`, where they are not in this bundle")
     parser.add_argument("-o", "--output", default="out.png", metavar="PNG", help="where the picture goes (out.png)")
     arguments = parser.parse_args()
     generator = Generator(arguments.models, arguments.subnet, arguments.memory, arguments.chip)

@@ -19,27 +19,29 @@ public final class __NAME__: @unchecked Sendable {
     /// The network that draws.
     public let subnet: Subnet
     private let models: URL
+    private let shared: URL
     private let configuration: MLModelConfiguration
     private let tokenizer: Tokenizer
 
     /// Compiles the three networks where that was not done before, which takes some time at the first start.
     /// - Parameters:
-    ///   - models: a folder with `shared` and `subnets`; the one of this package where nothing is said.
+    ///   - models: a folder with `subnets`, and `shared` if it is not this package's; the one of this package where nothing is said.
     ///   - subnet: the network; the one that the table of devices names for this device where nothing is said.
     public init(
         models: URL? = nil, subnet: Subnet? = nil, configuration: MLModelConfiguration = MLModelConfiguration()
     ) async throws {
-        guard let folder = models ?? Bundle.module.url(forResource: "Models", withExtension: nil) else {
-            throw __NAME__Error.missing("Models")
-        }
+        let own = Bundle.module.url(forResource: "Models", withExtension: nil)
+        guard let folder = models ?? own else { throw __NAME__Error.missing("Models") }
         self.models = folder
+        let hasShared = FileManager.default.fileExists(atPath: folder.appendingPathComponent("shared").path)
+        shared = hasShared ? folder : own ?? folder
         self.subnet = subnet ?? __NAME__.pick()
         self.configuration = configuration
         tokenizer = try Tokenizer(
-            file: folder.appendingPathComponent("shared/tokenizer/tokenizer.json"), settings: Constants.tokenizer)
-        let parts = try [Constants.textEncoder, transformer(), Constants.vaeDecoder]
-        for part in parts {
-            _ = try await part.compiled(in: folder)
+            file: shared.appendingPathComponent("shared/tokenizer/tokenizer.json"), settings: Constants.tokenizer)
+        _ = try await transformer().compiled(in: folder)
+        for part in [Constants.textEncoder, Constants.vaeDecoder] {
+            _ = try await part.compiled(in: shared)
         }
     }
 
@@ -70,7 +72,7 @@ public final class __NAME__: @unchecked Sendable {
     ) async throws -> CGImage {
         let texts = try await self.texts(prompt: prompt, negativePrompt: negativePrompt)
         let latent = try await self.latent(texts: texts, seed: seed, progress: progress)
-        let decoder = try await Network(Constants.vaeDecoder, in: models, configuration)
+        let decoder = try await Network(Constants.vaeDecoder, in: shared, configuration)
         return try image(decoder.run(["latent": .floats(latent)]))
     }
 
@@ -81,7 +83,7 @@ public final class __NAME__: @unchecked Sendable {
 
     /// What the transformer takes of the prompts.
     private func texts(prompt: String, negativePrompt: String) async throws -> [String: Numbers] {
-        let encoder = try await Network(Constants.textEncoder, in: models, configuration)
+        let encoder = try await Network(Constants.textEncoder, in: shared, configuration)
         var texts: [String: Numbers] = [:]
         let prompts = Constants.guided ? [("", prompt), ("negative_", negativePrompt)] : [("", prompt)]
         for (prefix, prompt) in prompts {
