@@ -244,7 +244,7 @@ fn rows_are_recipes_of_their_own() {
         (&[12, 10], vec![take(0, 3, 2), take(1, 1, 5), Double(3)], 10, 3),
         (&[12, 10], vec![turn(&[1, 0]), part(0, 2, 6), turn(&[1, 0]), part(0, 1, 8)], 24, 2),
         // The halves of rotary heads, as they are and turned.
-        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6])], 12, 2),
+        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6])], 12, 8),
         (
             &[16, 6],
             vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6]), turn(&[1, 0])],
