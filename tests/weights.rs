@@ -244,7 +244,7 @@ fn rows_are_recipes_of_their_own() {
         (&[12, 10], vec![take(0, 3, 2), take(1, 1, 5), Double(3)], 10, 3),
         (&[12, 10], vec![turn(&[1, 0]), part(0, 2, 6), turn(&[1, 0]), part(0, 1, 8)], 24, 2),
         // The halves of rotary heads, as they are and turned.
-        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6])], 12, 2),
+        (&[16, 6], vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6])], 12, 8),
         (
             &[16, 6],
             vec![shape(&[2, 2, 2, 2, 6]), turn(&[0, 2, 1, 3, 4]), shape(&[16, 6]), turn(&[1, 0])],
@@ -252,7 +252,14 @@ fn rows_are_recipes_of_their_own() {
             3,
         ),
         // A convolution whose stride is its kernel.
-        (&[4, 8, 2, 2], vec![shape(&[4, 8, 4]), turn(&[0, 2, 1]), shape(&[4, 32]), turn(&[1, 0])], 16, 2),
+        (&[4, 8, 2, 2], vec![shape(&[4, 8, 4]), turn(&[0, 2, 1]), shape(&[4, 32]), turn(&[1, 0])], 16, 8),
+        // The same behind a reshape that joins what is cut.
+        (
+            &[4, 8, 2, 2],
+            vec![shape(&[32, 2, 2]), shape(&[4, 8, 4]), turn(&[0, 2, 1]), shape(&[4, 32]), turn(&[1, 0])],
+            16,
+            8,
+        ),
         (&[4, 6], vec![Repeat(3)], 12, 6),
         (&[24], vec![shape(&[2, 3, 4])], 12, 2),
         // Two rows are three of the source; none is one or two.
@@ -271,6 +278,83 @@ fn rows_are_recipes_of_their_own() {
         assert_eq!(pieces.len(), count, "{transforms:?}");
         assert!(weight.rows(weight.shape()[0], 1).is_none() && weight.rows(0, 0).is_none());
     }
+}
+
+/// Whatever rows of a recipe are a recipe of their own hold what the whole holds there.
+#[test]
+fn rows_of_random_recipes() {
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let (mut told_apart, mut boxes, mut refused) = (0, 0, 0);
+    for _ in 0..1500 {
+        let sizes: Vec<usize> = (0..1 + random(4)).map(|_| [1, 2, 3, 4, 6, 8][random(6)]).collect();
+        let (mut shape, mut transforms) = (sizes.clone(), Vec::new());
+        for _ in 0..random(7) {
+            let axis = random(shape.len());
+            let change = match random(8) {
+                0 => {
+                    let chunks = divisor(shape[axis], &mut random);
+                    Transform::Take { axis, chunks, keep: 1 + random(shape[axis] / chunks) }
+                }
+                1 => {
+                    let start = random(shape[axis]);
+                    Transform::Part { axis, start, size: 1 + random(shape[axis] - start) }
+                }
+                2..4 => {
+                    let mut perm: Vec<usize> = (0..shape.len()).collect();
+                    (1..perm.len()).for_each(|at| perm.swap(at, random(at + 1)));
+                    Transform::Transpose(perm)
+                }
+                4..7 => {
+                    let (mut left, mut to) = (shape.iter().product(), Vec::new());
+                    for _ in 0..random(4) {
+                        to.push(divisor(left, &mut random));
+                        left /= to.last().unwrap();
+                    }
+                    to.push(left);
+                    Transform::Reshape(to)
+                }
+                _ if random(2) == 0 && shape[0] < 16 => Transform::Repeat(2),
+                _ => Transform::Double(1),
+            };
+            shape = change.apply(&shape).unwrap();
+            transforms.push(change);
+        }
+        let (_folder, path) = file(DType::F32, &sizes);
+        let store = Store::open(&[path]).unwrap();
+        let weight = recipe(DType::F32, &sizes, &transforms, DType::F32);
+        let whole = plain(&sizes, &transforms);
+        let row = whole.len() / shape[0];
+        for _ in 0..6 {
+            let start = random(shape[0]);
+            let size = 1 + random(shape[0] - start);
+            let Some(rows) = weight.rows(start, size) else {
+                refused += 1;
+                continue;
+            };
+            let found = store.read(&rows).unwrap();
+            assert_eq!(found.values(), &whole[start * row..(start + size) * row], "{sizes:?} {transforms:?}");
+            assert_eq!(bytes_of(&store, &rows), little_endian(found.values()), "{sizes:?} {transforms:?}");
+            told_apart += 1;
+            let parts = |change: &&Transform| matches!(change, Transform::Part { .. });
+            boxes += usize::from(rows.transforms.iter().take_while(parts).count() > 1);
+        }
+    }
+    println!("{told_apart} rows, {boxes} of ranges on several axes, {refused} refused");
+    assert!(told_apart > 4000 && boxes > 500 && refused > 500, "the recipes are too much alike");
+}
+
+fn little_endian(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A number that divides `of`.
+fn divisor(of: usize, random: &mut impl FnMut(usize) -> usize) -> usize {
+    let divisors: Vec<usize> = (1..=of).filter(|&size| of.is_multiple_of(size)).collect();
+    divisors[random(divisors.len())]
 }
 
 #[test]

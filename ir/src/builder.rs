@@ -35,6 +35,14 @@ impl Builder {
         Builder { graph, scope: String::new(), weights: BTreeMap::new() }
     }
 
+    /// As [`Builder::new`], with room for as many nodes as `graph` has, which it will be much like.
+    pub(crate) fn like(graph: &Graph, stage: Stage) -> Self {
+        let mut builder = Builder::new(graph.name(), stage);
+        builder.graph.nodes.reserve_exact(graph.nodes.len());
+        builder.graph.values.reserve_exact(graph.values.len());
+        builder
+    }
+
     /// The type of a value.
     pub fn ty(&self, id: ValueId) -> &TensorType {
         self.graph.ty(id)
@@ -329,8 +337,9 @@ impl Builder {
     }
 }
 
-/// Keeps inputs, outputs and what outputs reach; ids become dense again, order stays.
-fn prune(graph: Graph) -> Graph {
+/// Keeps inputs, outputs and what outputs reach; ids become dense again, order stays. No second list of nodes is made: graphs are what a
+/// compile holds most of beside the weights that are being written.
+fn prune(mut graph: Graph) -> Graph {
     let mut live = vec![false; graph.values.len()];
     for port in graph.outputs.iter().chain(&graph.inputs) {
         live[port.value.index()] = true;
@@ -342,47 +351,33 @@ fn prune(graph: Graph) -> Graph {
             node.results.iter().chain(&node.operands).for_each(|value| live[value.index()] = true);
         }
     }
+    let mut kept = live_node.into_iter();
+    graph.nodes.retain(|_| kept.next().unwrap_or_default());
+    graph.nodes.shrink_to_fit();
+    let mut kept = graph.weight_values.iter().map(|value| live[value.index()]);
+    graph.weights.retain(|_| kept.next().unwrap_or_default());
+    graph.weights.shrink_to_fit();
+    graph.weight_values.retain(|value| live[value.index()]);
 
-    let mut pruned = Graph {
-        name: graph.name,
-        stage: graph.stage,
-        values: Vec::new(),
-        nodes: Vec::new(),
-        weights: Vec::new(),
-        weight_values: Vec::new(),
-        inputs: graph.inputs,
-        outputs: graph.outputs,
-    };
-    let mut map: Vec<Option<ValueId>> = vec![None; graph.values.len()];
-    let mut push = |pruned: &mut Graph, id: ValueId, def: Def, ty: &TensorType| {
-        pruned.values.push(Value { ty: ty.clone(), def });
-        map[id.index()] = Some(ValueId(pruned.values.len() as u32 - 1));
-    };
-    for (number, port) in pruned.inputs.clone().iter().enumerate() {
-        push(&mut pruned, port.value, Def::Input(number), &graph.values[port.value.index()].ty);
+    let inputs = graph.inputs.iter().enumerate().map(|(number, port)| (port.value, Def::Input(number)));
+    let weights = (0..).zip(&graph.weight_values).map(|(id, value)| (*value, Def::Weight(WeightId(id))));
+    let results = (0..).zip(&graph.nodes).flat_map(|(id, node)| {
+        node.results.iter().enumerate().map(move |(number, value)| (*value, Def::Result(NodeId(id), number)))
+    });
+    let mut values = Vec::with_capacity(live.iter().filter(|live| **live).count());
+    let mut map: Vec<Option<ValueId>> = vec![None; live.len()];
+    for (value, def) in inputs.chain(weights).chain(results) {
+        let ty = std::mem::replace(&mut graph.values[value.index()].ty, TensorType::new(DType::F32, []));
+        map[value.index()] = Some(ValueId(values.len() as u32));
+        values.push(Value { ty, def });
     }
-    for (weight, value) in graph.weights.into_iter().zip(graph.weight_values) {
-        if live[value.index()] {
-            let id = WeightId(pruned.weights.len() as u32);
-            push(&mut pruned, value, Def::Weight(id), &graph.values[value.index()].ty);
-            pruned.weight_values.push(ValueId(pruned.values.len() as u32 - 1));
-            pruned.weights.push(weight);
-        }
-    }
-    for (node, _) in graph.nodes.into_iter().zip(live_node).filter(|(_, live)| *live) {
-        let id = NodeId(pruned.nodes.len() as u32);
-        for (number, &result) in node.results.iter().enumerate() {
-            push(&mut pruned, result, Def::Result(id, number), &graph.values[result.index()].ty);
-        }
-        pruned.nodes.push(node);
-    }
+    graph.values = values;
     // Every value that a kept node or port names was made above: nodes lie in order.
-    let renamed = |id: ValueId| map[id.index()].unwrap_or(id);
-    for node in &mut pruned.nodes {
-        node.operands.iter_mut().chain(&mut node.results).for_each(|value| *value = renamed(*value));
+    let renamed = |id: &mut ValueId| *id = map[id.index()].unwrap_or(*id);
+    graph.weight_values.iter_mut().for_each(renamed);
+    for node in &mut graph.nodes {
+        node.operands.iter_mut().chain(&mut node.results).for_each(renamed);
     }
-    for port in pruned.inputs.iter_mut().chain(&mut pruned.outputs) {
-        port.value = renamed(port.value);
-    }
-    pruned
+    graph.inputs.iter_mut().chain(&mut graph.outputs).for_each(|port| renamed(&mut port.value));
+    graph
 }

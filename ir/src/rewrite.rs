@@ -2,7 +2,7 @@
 
 use crate::builder::Builder;
 use crate::error::Result;
-use crate::graph::{Def, Graph, Node, Stage, ValueId};
+use crate::graph::{Graph, Node, Stage, ValueId};
 use crate::ops::Op;
 use crate::weight::Weight;
 
@@ -29,24 +29,37 @@ impl Replayed<'_> {
 pub fn rewrite(
     graph: &Graph,
     stage: Stage,
+    weight: impl FnMut(Weight) -> Result<Weight>,
+    rule: impl FnMut(&mut Builder, &Replayed) -> Result<Option<Vec<ValueId>>>,
+) -> Result<Graph> {
+    rewrite_whole(graph.clone(), stage, weight, rule)
+}
+
+/// As [`rewrite`], of a graph that nothing else needs: what is replayed is let go of, so that there are never two of a large graph.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn rewrite_whole(
+    graph: Graph,
+    stage: Stage,
     mut weight: impl FnMut(Weight) -> Result<Weight>,
     mut rule: impl FnMut(&mut Builder, &Replayed) -> Result<Option<Vec<ValueId>>>,
 ) -> Result<Graph> {
-    let mut builder = Builder::new(graph.name(), stage);
-    let mut map: Vec<Option<ValueId>> = vec![None; graph.values().len()];
-    for port in graph.inputs() {
-        map[port.value.index()] = Some(builder.input(port.name.clone(), graph.ty(port.value).clone()));
+    let mut builder = Builder::like(&graph, stage);
+    let Graph { values, nodes, weights, weight_values, inputs, outputs, .. } = graph;
+    let mut map: Vec<Option<ValueId>> = vec![None; values.len()];
+    for port in inputs {
+        map[port.value.index()] = Some(builder.input(port.name, values[port.value.index()].ty.clone()));
     }
-    for (index, value) in graph.values().iter().enumerate() {
-        if let Def::Weight(id) = value.def {
-            map[index] = Some(builder.weight(weight(graph.weight(id).clone())?)?);
-        }
+    for (recipe, value) in weights.into_iter().zip(weight_values) {
+        map[value.index()] = Some(builder.weight(weight(recipe)?)?);
     }
-    for node in graph.nodes() {
+    drop(values);
+    for node in nodes {
         // The verifier has seen that every operand is made before its node.
         let operands = node.operands.iter().map(|id| map[id.index()].unwrap_or(*id)).collect();
         builder.set_scope(node.scope.clone());
-        let replayed = Replayed { node, operands };
+        let replayed = Replayed { node: &node, operands };
         let results = match rule(&mut builder, &replayed)? {
             Some(results) => results,
             None => builder.op(node.op.clone(), &replayed.operands)?,
@@ -55,8 +68,8 @@ pub fn rewrite(
             map[old.index()] = Some(new);
         }
     }
-    for port in graph.outputs() {
-        builder.output(port.name.clone(), map[port.value.index()].unwrap_or(port.value));
+    for port in outputs {
+        builder.output(port.name, map[port.value.index()].unwrap_or(port.value));
     }
     builder.finish()
 }

@@ -40,11 +40,7 @@ impl Encoded {
     /// # Errors
     /// If there is no such number of bits.
     pub fn packed(&self) -> Result<Vec<u8>> {
-        match self.coded.code.bits() {
-            8 => Ok(self.codes.clone()),
-            4 => Ok(quantize::pack_int4(cast_slice(&self.codes))),
-            bits => quantize::pack(&self.codes, bits),
-        }
+        packed(self.coded.code, &self.codes)
     }
 
     fn after(self, change: &Transform) -> Option<Self> {
@@ -68,6 +64,15 @@ impl Encoded {
         };
         let codes = moved(self.codes, &self.coded.shape, change);
         Some(Encoded { coded, codes, tables })
+    }
+}
+
+/// Codes without gaps.
+pub(crate) fn packed(code: Code, codes: &[u8]) -> Result<Vec<u8>> {
+    match code.bits() {
+        8 => Ok(codes.to_vec()),
+        4 => Ok(quantize::pack_int4(cast_slice(codes))),
+        bits => quantize::pack(codes, bits),
     }
 }
 
@@ -106,6 +111,48 @@ fn decode(coded: &Coded, codes: &[u8], tables: &[f32]) -> Vec<f32> {
         }
     }
     values
+}
+
+/// One table for all numbers of a weight.
+pub(crate) struct Palette {
+    /// The numbers that codes stand for.
+    pub(crate) table: Vec<f16>,
+    /// The code of each number that f16 has, by its bits.
+    nearest: Vec<u8>,
+}
+
+impl Palette {
+    /// The codes of numbers.
+    pub(crate) fn codes(&self, values: &[f32]) -> Vec<u8> {
+        let mut halves = vec![f16::ZERO; values.len()];
+        halves.convert_from_f32_slice(values);
+        halves.iter().map(|half| self.nearest[usize::from(half.to_bits())]).collect()
+    }
+
+    /// What the codes of numbers stand for.
+    pub(crate) fn round(&self, values: &[f32]) -> Vec<f32> {
+        self.codes(values).iter().map(|&code| self.table[usize::from(code)].to_f32()).collect()
+    }
+}
+
+/// The encoding of a weight whose numbers share one table, with its place in the recipe, and the bits of its codes.
+fn one_table(weight: &Weight) -> Option<(usize, &Encoding, usize)> {
+    weight.transforms.iter().enumerate().find_map(|(place, change)| match change {
+        Transform::Encode(encoding) => match (encoding.code, encoding.group, encoding.method) {
+            (Code::Palette { bits }, None, Method::Rtn | Method::Awq) => Some((place, encoding, bits)),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// The recipe of the numbers that an encoded weight's codes are made of, in the order of the codes, where they share one table: which
+/// code a number gets is then up to the table alone.
+pub(crate) fn without_codes(weight: &Weight) -> Option<Weight> {
+    one_table(weight)?;
+    let coding = |change: &Transform| matches!(change, Transform::Encode(_) | Transform::Decode);
+    let transforms = weight.transforms.iter().filter(|change| !coding(change)).cloned().collect();
+    Some(Weight { transforms, ..weight.clone() })
 }
 
 impl Store {
@@ -156,17 +203,16 @@ impl Store {
         let blocks = encoding.blocks(&shape).ok_or_else(|| {
             Error::bug(format!("{encoding} does not fit {shape:?}")).at(Place::Tensor(weight.name.clone()))
         })?;
-        let moments = match encoding.method {
-            Method::Rtn => None,
-            Method::Awq | Method::Gptq => Some(self.moments(weight, &shape)?),
-        };
         let coded = Coded { code: encoding.code, shape, blocks };
-        if let (Code::Palette { bits }, None, Method::Rtn | Method::Awq) =
-            (encoding.code, encoding.group, encoding.method)
-        {
-            let (codes, table) = self.palette(&plain, bits, moments.as_ref())?;
-            return Ok(Encoded { coded, codes, tables: table });
+        if let Some((palette, plain)) = self.palette(weight)? {
+            let mut codes = Vec::with_capacity(plain.ty().count());
+            // What comes behind the encoding moves codes: here they are as they are made.
+            for piece in upto(weight, place)?.row_pieces(PIECE) {
+                codes.extend(palette.codes(&self.run(&piece, &piece.transforms)?.0));
+            }
+            return Ok(Encoded { coded, codes, tables: palette.table });
         }
+        let moments = self.moments_for(weight, encoding, &coded.shape)?;
         let (mut codes, mut tables) = (Vec::with_capacity(plain.ty().count()), Vec::new());
         for piece in upto(weight, place + 1)?.row_pieces(PIECE) {
             let (values, shape) = self.run(&piece, &piece.transforms[..piece.transforms.len() - 1])?;
@@ -190,27 +236,33 @@ impl Store {
         Ok(Encoded { coded, codes, tables })
     }
 
-    /// Indices into one table for all numbers: they are counted, and then read again.
-    fn palette(&self, plain: &Weight, bits: usize, moments: Option<&Moments>) -> Codes {
-        let (pieces, importance) = (plain.row_pieces(PIECE), moments.map(importance));
-        let (mut histogram, mut before) = (Histogram::new(), 0);
-        let mut halves = Vec::new();
-        for piece in &pieces {
-            let (values, _) = self.run(piece, &piece.transforms)?;
-            check_finite(&values, before, plain)?;
+    /// The table that all numbers of an encoded weight share, and the recipe of these in the order of its codes; `None` where they share
+    /// none. They are counted here, piece by piece, and are to be read again.
+    pub(crate) fn palette(&self, weight: &Weight) -> Result<Option<(Palette, Weight)>> {
+        let (Some((place, encoding, bits)), Some(numbers)) = (one_table(weight), without_codes(weight))
+        else {
+            return Ok(None);
+        };
+        let plain = upto(weight, place)?;
+        let moments = self.moments_for(weight, encoding, &plain.shape())?;
+        let importance = moments.as_ref().map(importance);
+        let (mut histogram, mut before, mut halves) = (Histogram::new(), 0, Vec::new());
+        for piece in plain.row_pieces(PIECE) {
+            let (values, _) = self.run(&piece, &piece.transforms)?;
+            check_finite(&values, before, &plain)?;
             count(&mut histogram, &values, importance.as_deref(), before, &mut halves)?;
             before += values.len();
         }
-        let table = table(&histogram, bits).map_err(|error| error.at(tensor(plain)))?;
+        let table = table(&histogram, bits).map_err(|error| error.at(tensor(&plain)))?;
         let nearest = quantize::nearest_table(&table)?;
-        let mut codes = Vec::with_capacity(before);
-        for piece in &pieces {
-            let (values, _) = self.run(piece, &piece.transforms)?;
-            halves.resize(values.len(), f16::ZERO);
-            halves.convert_from_f32_slice(&values);
-            codes.extend(halves.iter().map(|half| nearest[usize::from(half.to_bits())]));
+        Ok(Some((Palette { table, nearest }, numbers)))
+    }
+
+    fn moments_for(&self, weight: &Weight, encoding: &Encoding, shape: &[usize]) -> Result<Option<Moments>> {
+        match encoding.method {
+            Method::Rtn => Ok(None),
+            Method::Awq | Method::Gptq => self.moments(weight, shape).map(Some),
         }
-        Ok((codes, table))
     }
 
     /// Second moments of what a matrix is multiplied with.

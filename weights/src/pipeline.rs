@@ -8,6 +8,7 @@ use std::thread;
 use half::f16;
 use snapc_ir::{Error, Result};
 
+use crate::read::BLOCK;
 use crate::stream::{Scratch, Stored};
 
 /// Blocks of one weight that wait for the writer.
@@ -56,15 +57,21 @@ pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result
             .try_for_each(|number| make(number, &mut scratch, &mut |stored| take(number, stored)));
     }
     let (senders, receivers): (Vec<_>, Vec<_>) = needs.iter().map(|_| sync_channel(WAITING)).unzip();
+    // Each thread has a heap of its own. What all have used up to now, the graphs for the most part, has left room in this thread's: the
+    // large buffers take that.
+    let workers = limits.jobs.min(needs.len());
+    let most = needs.iter().copied().max().unwrap_or_default().min(limits.memory);
+    let scratches: Vec<Scratch> = (0..workers).map(|_| Scratch::with_room(most)).collect();
+    let waiting = WAITING * (workers + 1) + workers;
     let queue = Queue {
         state: Mutex::new(State { senders: senders.into_iter().enumerate().collect(), held: 0, taken: 0 }),
         freed: Condvar::new(),
-        buffers: Mutex::new(Vec::new()),
+        buffers: Mutex::new((0..waiting).map(|_| Vec::with_capacity(BLOCK)).collect()),
         limits,
     };
     thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..limits.jobs.min(needs.len())).map(|_| scope.spawn(|| queue.work(needs, make))).collect();
+        let start = |scratch| scope.spawn(|| queue.work(needs, make, scratch));
+        let workers: Vec<_> = scratches.into_iter().map(start).collect();
         let taken = receivers
             .into_iter()
             .enumerate()
@@ -120,8 +127,7 @@ impl Queue {
         }
     }
 
-    fn work(&self, needs: &[u64], make: Make) {
-        let mut scratch = Scratch::default();
+    fn work(&self, needs: &[u64], make: Make, mut scratch: Scratch) {
         while let Some((number, sender)) = self.next(needs) {
             let _held = Held { queue: self, need: needs[number] };
             let stopped = || Error::bug("the writer stopped");

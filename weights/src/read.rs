@@ -206,6 +206,11 @@ impl Store {
                 }
                 let kept = room::<T>(&mut buffers.kept, count * kept_at_once);
                 for (line, mut kept) in stored.chunks_exact(*row).zip(kept.chunks_exact_mut(kept_at_once)) {
+                    if kept_at_once == runs.len() {
+                        // Each run is one number.
+                        kept.iter_mut().zip(runs).for_each(|(to, run)| *to = line[run.0]);
+                        continue;
+                    }
                     for &(start, length) in runs {
                         let (to, rest) = kept.split_at_mut(length);
                         to.copy_from_slice(&line[start..start + length]);
@@ -256,6 +261,14 @@ pub(crate) fn not_finite(value: f32, tensor: &str) -> Error {
 pub(crate) struct Buffers {
     stored: Vec<u64>,
     kept: Vec<u64>,
+}
+
+impl Buffers {
+    /// With room for a block each.
+    pub(crate) fn with_room() -> Self {
+        let words = || Vec::with_capacity(BLOCK / size_of::<u64>());
+        Buffers { stored: words(), kept: words() }
+    }
 }
 
 /// Room for so many numbers.

@@ -7,12 +7,12 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use snapc_ir::{DType, Error, Method, Place, Result, Source, Transform, Weight, element_count};
 
-use crate::encode::PIECE;
+use crate::encode::{PIECE, packed, without_codes};
 use crate::read::{
     BLOCK, Block, Buffers, append, applied, moved, not_finite, room, split_takes, strange_number,
 };
 use crate::store::Store;
-use crate::tensor::Data;
+use crate::tensor::{Data, round};
 use crate::transpose::transpose;
 
 /// Numbers that are moved at once where their rows lie behind each other.
@@ -23,6 +23,9 @@ const TURNED: usize = 4 << 20;
 
 /// Codes that are made at once.
 const CODES: usize = 1 << 20;
+
+/// Bytes that are held beside what is moved or encoded: blocks that are read, and blocks that wait.
+const BESIDE: usize = 8 * BLOCK;
 
 /// A part of what a file holds of a weight.
 pub enum Stored<'a> {
@@ -50,6 +53,16 @@ struct Moving {
     moved: Vec<u64>,
 }
 
+impl Scratch {
+    /// Buffers with room for weights that need that many bytes at most, by [`Store::stored_needs`].
+    pub(crate) fn with_room(need: u64) -> Self {
+        let words = |bytes: usize| Vec::with_capacity(bytes.div_ceil(size_of::<u64>()));
+        let moved = ((need as usize).saturating_sub(BESIDE) / 2).min(4 * TURNED);
+        let moving = Moving { buffers: Buffers::with_room(), numbers: words(moved), moved: words(moved) };
+        Scratch { moving, ..Scratch::default() }
+    }
+}
+
 impl Store {
     /// Runs a recipe into what a file holds of it: little-endian numbers of its type, or packed codes and then their tables. What is
     /// held at once does not depend on its size, unless rows cannot be told apart or its method needs all of it.
@@ -71,10 +84,20 @@ impl Store {
         let Some(coded) = weight.coded() else {
             return self.plain(weight, scratch, &mut |bytes| sink(Stored::Bytes(bytes)));
         };
-        let pieces = weight.row_pieces(CODES);
         // The codes of a piece end with a byte.
         let packs = |piece: &Weight| (piece.ty().count() * coded.code.bits()).is_multiple_of(8);
-        let pieces = if pieces.iter().all(packs) { pieces } else { vec![weight.clone()] };
+        let cut = |weight: &Weight| {
+            let pieces = weight.row_pieces(CODES);
+            if pieces.iter().all(packs) { pieces } else { vec![weight.clone()] }
+        };
+        if let Some((palette, numbers)) = self.palette(weight)? {
+            for piece in cut(&numbers) {
+                let (values, _) = self.run(&piece, &piece.transforms)?;
+                sink(Stored::Bytes(&packed(coded.code, &palette.codes(&values))?))?;
+            }
+            return sink(Stored::Tables(palette.table));
+        }
+        let pieces = cut(weight);
         let mut tables = Vec::with_capacity(coded.table_count());
         for piece in &pieces {
             let encoded = self.encode(piece)?;
@@ -84,15 +107,39 @@ impl Store {
         sink(Stored::Tables(tables))
     }
 
+    /// What is more than moved: the numbers that codes stand for piece by piece, others whole.
+    fn computed(&self, weight: &Weight, writer: &mut Writer) -> Result<()> {
+        if let Some((palette, numbers)) = self.palette(weight)? {
+            return numbers.row_pieces(CODES).iter().try_for_each(|piece| {
+                let mut values = palette.round(&self.run(piece, &piece.transforms)?.0);
+                round(weight.dtype, &mut values);
+                values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::F32(values)))
+            });
+        }
+        let pieces =
+            if weight.encoding().is_some() { weight.row_pieces(CODES) } else { vec![weight.clone()] };
+        pieces.iter().try_for_each(|piece| match &self.read(piece)?.data {
+            Data::F32(values) => {
+                values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::F32(values)))
+            }
+            Data::I32(values) => {
+                values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::I32(values)))
+            }
+        })
+    }
+
     /// Bytes that [`Store::stored`] holds at most, about.
     pub fn stored_needs(&self, weight: &Weight) -> u64 {
         let numbers = |weight: &Weight| element_count(&weight.source.shape()).max(weight.ty().count());
         let largest = |pieces: Vec<Weight>| pieces.iter().map(|piece| piece.ty().count()).max().unwrap_or(0);
+        let pieces = |weight: &Weight| match without_codes(weight) {
+            Some(numbers) => largest(numbers.row_pieces(CODES)),
+            None => largest(weight.row_pieces(CODES)),
+        };
         let bytes = match (weight.encoding(), self.moves(weight)) {
-            // Each is f32, once more as it is moved, and a code.
-            (Some((encoding, true)), _) if encoding.method != Method::Gptq => {
-                8 * PIECE + 3 * largest(weight.row_pieces(CODES))
-            }
+            // Each is f32, once more as it is moved, and a code or once more as it is decoded.
+            (Some((encoding, true)), _) if encoding.method != Method::Gptq => 8 * PIECE + 3 * pieces(weight),
+            (Some((encoding, false)), _) if encoding.method != Method::Gptq => 8 * PIECE + 8 * pieces(weight),
             // The products of each two inputs, and what is made of them, in f64.
             (Some((encoding, _)), _) => {
                 let inputs = element_count(&weight.source.shape()[1..]);
@@ -103,7 +150,7 @@ impl Store {
             (None, Some(_)) if in_order(weight) => 0,
             (None, Some(_)) => 2 * largest(moved_pieces(weight)) * stored_size(weight),
         };
-        (bytes + 8 * BLOCK) as u64
+        (bytes + BESIDE) as u64
     }
 
     /// Runs a recipe into little-endian bytes of the weight's type, in order, handed to `sink` block by block.
@@ -126,17 +173,7 @@ impl Store {
             _ => None,
         };
         let mut writer = Writer { weight, sink, power: 0, computed: true, file, floats, halves };
-        let Some(power) = self.moves(weight) else {
-            let tensor = self.read(weight)?;
-            return match &tensor.data {
-                Data::F32(values) => {
-                    values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::F32(values)))
-                }
-                Data::I32(values) => {
-                    values.chunks(BLOCK / 4).try_for_each(|values| writer.write(&Block::I32(values)))
-                }
-            };
-        };
+        let Some(power) = self.moves(weight) else { return self.computed(weight, &mut writer) };
         (writer.power, writer.computed) = (power, false);
         let (takes, _) = split_takes(&weight.transforms);
         let (region, selection) = self.select(weight, takes)?;
@@ -230,10 +267,15 @@ fn in_order(weight: &Weight) -> bool {
 /// The pieces that a weight is moved in.
 fn moved_pieces(weight: &Weight) -> Vec<Weight> {
     let pieces = weight.row_pieces(MOVED);
-    match pieces[0].transforms.first() {
-        Some(Transform::Part { axis: 1.., .. }) => weight.row_pieces(TURNED),
-        _ => pieces,
-    }
+    if pieces.iter().map(read).sum::<usize>() > read(weight) { weight.row_pieces(TURNED) } else { pieces }
+}
+
+/// Numbers that are read of a weight's source: rows of that as they are stored, whatever stays of each.
+fn read(weight: &Weight) -> usize {
+    let whole = weight.source.shape();
+    let (takes, _) = split_takes(&weight.transforms);
+    let taken = takes.iter().try_fold(whole.clone(), |shape, take| take.apply(&shape));
+    taken.and_then(|taken| Some(taken.first()? * element_count(&whole[1..]))).unwrap_or(1)
 }
 
 /// Bytes of a stored number.

@@ -88,6 +88,7 @@ impl Backend for Onnx {
         std::fs::create_dir(path).map_err(|error| Error::io("create", path, &error))?;
         let file = path.join(MODEL_FILE);
         std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
+        drop(model);
         progress(layout::inline_bytes(part.graph));
         if placement.bytes() > 0 {
             placement.write(part, &path.join(DATA_FILE), progress)?;

@@ -1,7 +1,7 @@
 use std::ops::Deref;
 
 use snapc_ir::ops::Op;
-use snapc_ir::{Context, Error, Graph, Place, Replayed, Result, Stage, rewrite};
+use snapc_ir::{Context, Error, Graph, Place, Replayed, Result, Stage, rewrite, rewrite_whole};
 
 use crate::lower::{self, Device};
 use crate::tidy::tidy;
@@ -93,7 +93,7 @@ pub fn legalize_whole(graph: &Graph, backend: &dyn Backend, device: Device) -> R
         lower_whole(graph, backend, device, &mut explanations).map_err(|error| error.at(target()))?;
     for _ in 0..ROUNDS {
         let mut changed = false;
-        current = rewrite(&current, stage.clone(), Ok, |builder, node| {
+        current = rewrite_whole(current, stage.clone(), Ok, |builder, node| {
             let place = || Place::Node(node.node.scope.clone());
             if let Some(results) = backend.rule(builder, node).at(place)? {
                 changed = true;
@@ -108,7 +108,7 @@ pub fn legalize_whole(graph: &Graph, backend: &dyn Backend, device: Device) -> R
         })
         .map_err(|error| error.at(target()))?;
         if !changed {
-            let graph = tidy(&current)?;
+            let graph = tidy(current)?;
             let passed = backend.check(&graph, device).into_iter().map(|error| error.at(target())).collect();
             for node in graph.nodes() {
                 for reason in backend.left_out(&graph, node) {

@@ -1,13 +1,14 @@
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use snapc_ir::ops::{Op, Reshape, Transpose};
-use snapc_ir::{Builder, DType, Graph, Replayed, Result, ValueId, rewrite};
+use snapc_ir::{Builder, DType, Graph, Replayed, Result, ValueId, rewrite_whole};
 
 /// Lets reshapes, transposes and casts that follow each other become one or none, and says once what is said twice. Computes the
 /// same bits.
-pub fn tidy(graph: &Graph) -> Result<Graph> {
+pub fn tidy(graph: Graph) -> Result<Graph> {
     let mut said = Said::default();
-    rewrite(graph, graph.stage().clone(), Ok, |builder, node| {
+    let stage = graph.stage().clone();
+    rewrite_whole(graph, stage, Ok, |builder, node| {
         let results = match node.op() {
             Op::Reshape(reshape) => merge_reshape(builder, node, reshape)?,
             Op::Transpose(transpose) => merge_transpose(builder, node, transpose)?,
@@ -21,9 +22,9 @@ pub fn tidy(graph: &Graph) -> Result<Graph> {
     })
 }
 
-/// The nodes so far, by what they read.
+/// The nodes so far: what each reads first, its op, and its first result.
 #[derive(Default)]
-struct Said(HashMap<(&'static str, ValueIds), Vec<ValueIds>>);
+struct Said(BTreeSet<(ValueId, &'static str, ValueId)>);
 
 impl Said {
     /// The results of an earlier node that does the same, or these; what nothing reads is dropped at the end.
@@ -31,14 +32,17 @@ impl Said {
         let Some(made) = builder.maker(results[0]).filter(|made| made.results == results) else {
             return results;
         };
-        let same = self.0.entry((made.op.name(), made.operands.clone())).or_default();
-        let earlier = same
-            .iter()
-            .find(|earlier| builder.maker(earlier[0]).is_some_and(|earlier| earlier.op == made.op));
-        match earlier {
-            Some(earlier) => earlier.clone(),
+        let Some(&first) = made.operands.first() else { return results };
+        let name = made.op.name();
+        // What a node makes comes behind what it reads.
+        let earlier = self.0.range((first, name, first)..=(first, name, results[0]));
+        let same = earlier
+            .filter_map(|&(.., result)| builder.maker(result))
+            .find(|earlier| earlier.operands == made.operands && earlier.op == made.op);
+        match same {
+            Some(earlier) => earlier.results.clone(),
             None => {
-                same.push(results.clone());
+                self.0.insert((first, name, results[0]));
                 results
             }
         }

@@ -116,11 +116,13 @@ struct Emitter<'a> {
 
 impl<'a> Emitter<'a> {
     fn new(key: &str, graph: &'a Graph, buffers: &'a mut Buffers) -> Result<Self> {
+        // Lists that double as they grow would hold both; an eighth is room for constants and for what a node takes more than one of.
+        let room = |count: usize| count + count / 8;
         let subgraph = Subgraph {
             key: key.to_string(),
             name: graph.name().to_string(),
-            tensors: Vec::new(),
-            operators: Vec::new(),
+            tensors: Vec::with_capacity(room(graph.values().len())),
+            operators: Vec::with_capacity(room(graph.nodes().len())),
             inputs: Vec::new(),
             outputs: Vec::new(),
         };

@@ -60,17 +60,18 @@ impl<'a> ModelFile<'a> {
     /// # Errors
     /// If a weight cannot be read or the file not be written.
     pub fn write(&self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let mut model = emit::model(self.signatures, self.facts, &self.blocks)?;
+        let model = || emit::model(self.signatures, self.facts, &self.blocks);
         let failed = |error: std::io::Error| Error::io("write", path, &error);
         let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-        file.write_all(&pack::pack(&model, &self.blocks)).map_err(failed)?;
+        file.write_all(pack::pack(&model()?, &self.blocks).bytes()).map_err(failed)?;
         progress(self.blocks.inline_bytes());
         let scales = self.blocks.write(self.signatures, limits, &mut file, &failed, progress)?;
         if !scales.is_empty() {
-            // Scales are known now; the flatbuffer's length does not depend on them.
+            // Scales are known now; the flatbuffer's length does not depend on them. The model was not held meanwhile.
+            let mut model = model()?;
             emit::set_scales(&mut model, &scales);
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
-            file.write_all(&pack::pack(&model, &self.blocks)).map_err(failed)?;
+            file.write_all(pack::pack(&model, &self.blocks).bytes()).map_err(failed)?;
         }
         file.flush().map_err(failed)
     }

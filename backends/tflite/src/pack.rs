@@ -89,13 +89,56 @@ pub struct Model {
     pub metadata: Vec<(String, u32)>,
 }
 
+/// A finished flatbuffer.
+pub struct Packed(FlatBufferBuilder<'static>);
+
+impl Packed {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.finished_data()
+    }
+}
+
 /// The flatbuffer, whose length is a multiple of [`ALIGNMENT`]: the blocks follow it at once. Offsets count from the start of the
 /// file, so it is made twice: its length does not depend on them.
-pub fn pack(model: &Model, blocks: &Blocks) -> Vec<u8> {
-    let trial = Packer::pack(model, blocks, 0, 0);
+pub fn pack(model: &Model, blocks: &Blocks) -> Packed {
+    let trial = Packer::pack(model, blocks, 0, 0, room(model)).bytes().len();
     // All within is aligned to 8 bytes at most, so a gap of 8 shifts what stands before it and nothing else.
-    let gap = trial.len().next_multiple_of(ALIGNMENT as usize) - trial.len();
-    Packer::pack(model, blocks, gap, (trial.len() + gap) as u64)
+    let length = trial.next_multiple_of(ALIGNMENT as usize);
+    Packer::pack(model, blocks, length - trial, length as u64, length)
+}
+
+/// Bytes that a flatbuffer takes at most, about: a builder that has no room doubles what it has, and holds both meanwhile.
+fn room(model: &Model) -> usize {
+    // A table with its offsets, and what it points at with its length.
+    const TABLE: usize = 96;
+    let tensor = |tensor: &Tensor| {
+        let scales = match &tensor.quantization {
+            Some(Quantization::Channels(scales)) => TABLE + 12 * scales.len(),
+            Some(Quantization::Blocks { .. }) => TABLE,
+            None => 0,
+        };
+        TABLE + tensor.name.len() + 4 * tensor.shape.len() + scales
+    };
+    let field = |(_, value): &(u16, Field)| match value {
+        Field::Ints(values) => 16 + 4 * values.len(),
+        _ => 8,
+    };
+    let operator = |operator: &Operator| {
+        let operands = operator.inputs.len() + operator.outputs.len();
+        TABLE + 4 * operands + operator.options.iter().map(field).sum::<usize>()
+    };
+    let graph = |graph: &Subgraph| {
+        let tensors: usize = graph.tensors.iter().map(tensor).sum();
+        let operators: usize = graph.operators.iter().map(operator).sum();
+        tensors + operators + TABLE * (graph.inputs.len() + graph.outputs.len())
+    };
+    let buffer = |buffer: &Buffer| match buffer {
+        Buffer::Inline(bytes) => TABLE + bytes.len(),
+        Buffer::Empty | Buffer::Block(_) => TABLE,
+    };
+    let buffers: usize = model.buffers.iter().map(buffer).sum();
+    model.subgraphs.iter().map(graph).sum::<usize>() + buffers + TABLE * (16 + model.metadata.len())
 }
 
 type Table = WIPOffset<TableFinishedWIPOffset>;
@@ -109,8 +152,8 @@ struct Packer {
 }
 
 impl Packer {
-    fn pack(model: &Model, blocks: &Blocks, gap: usize, length: u64) -> Vec<u8> {
-        let mut packer = Packer { builder: FlatBufferBuilder::new() };
+    fn pack(model: &Model, blocks: &Blocks, gap: usize, length: u64, room: usize) -> Packed {
+        let mut packer = Packer { builder: FlatBufferBuilder::with_capacity(room) };
         // The tables' offsets are aligned to this, and with them the whole.
         packer.builder.push(0u64);
         let inline: Vec<Option<_>> = model.buffers.iter().map(|buffer| packer.data(buffer)).collect();
@@ -124,7 +167,7 @@ impl Packer {
         let buffers = packer.builder.create_vector(&buffers);
         let root = packer.model(model, buffers);
         packer.builder.finish(root, Some(FILE_IDENTIFIER));
-        packer.builder.finished_data().to_vec()
+        Packed(packer.builder)
     }
 
     fn zeros(&mut self, count: usize) {

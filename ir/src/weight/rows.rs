@@ -1,35 +1,38 @@
 //! Some rows of a weight as a recipe of their own: what is read at once is bounded, whatever the weight's size.
 
+use std::ops::Range;
+
 use super::{Dim, Transform, Weight};
 use crate::types::joined;
 
-/// A range of one axis.
-#[derive(Clone, Copy)]
-struct Range {
-    axis: usize,
-    start: usize,
-    size: usize,
-}
+/// Numbers of a tensor: a range of each axis.
+type Ranges = Vec<Range<usize>>;
 
 impl Weight {
-    /// The recipe of `size` rows of the first axis from `start` on. The choice is made at the source, so that no other row is read or
-    /// changed; `None` where a transform mixes rows or parts what is encoded together.
+    /// The recipe of `size` rows of the first axis from `start` on. The choice is made at the source, by a range of each axis, so that no
+    /// other number is read or changed; `None` where that is not possible: a transform mixes rows, or parts what is encoded together.
     pub fn rows(&self, start: usize, size: usize) -> Option<Weight> {
         let whole = self.dims.first()?.total();
-        (size > 0 && start.checked_add(size)? <= whole).then_some(())?;
+        let end = start.checked_add(size).filter(|&end| size > 0 && end <= whole)?;
+        (self.ty().count() > 0).then_some(())?;
+        let changes = merged(&self.transforms);
         let mut shapes = vec![self.source.shape()];
-        for change in &self.transforms {
+        for change in &changes {
             shapes.push(change.apply(shapes.last()?)?);
         }
-        let mut range = Range { axis: 0, start, size };
+        let mut ranges: Ranges = shapes.last()?.iter().map(|&size| 0..size).collect();
+        *ranges.first_mut()? = start..end;
         let mut transforms = Vec::new();
-        for (change, shape) in self.transforms.iter().zip(&shapes).rev() {
-            let (before, after) = through(change, shape, range)?;
-            range = before;
+        for (change, shape) in changes.iter().zip(&shapes).rev() {
+            let (before, after) = through(change, shape, ranges)?;
+            ranges = before;
             transforms.extend(after);
         }
-        let Range { axis, start, size: kept } = range;
-        transforms.push(Transform::Part { axis, start, size: kept });
+        for (axis, (range, &size)) in ranges.into_iter().zip(&shapes[0]).enumerate().rev() {
+            if range != (0..size) {
+                transforms.push(Transform::Part { axis, start: range.start, size: range.len() });
+            }
+        }
         transforms.reverse();
         let mut rows = Weight { transforms, ..self.clone() };
         rows.dims[0] = Dim::fixed(size);
@@ -50,48 +53,96 @@ impl Weight {
     }
 }
 
-/// The range before a transform of which its result's range is made, and the transform that makes it.
-fn through(change: &Transform, shape: &[usize], range: Range) -> Option<(Range, Option<Transform>)> {
-    let Range { axis, start, size } = range;
-    let same = |range| Some((range, Some(change.clone())));
-    let gone = |start| Some((Range { start, ..range }, None));
-    match change {
-        Transform::Take { axis: cut, .. } | Transform::Part { axis: cut, .. } if *cut != axis => same(range),
-        Transform::Take { chunks, keep, .. } => {
-            let (chunk, first) = (start / keep, start % keep);
-            (first + size <= *keep).then_some(())?;
-            gone(chunk * (shape[axis] / chunks) + first)
-        }
-        Transform::Part { start: first, .. } => gone(first + start),
-        Transform::Transpose(perm) => same(Range { axis: *perm.get(axis)?, ..range }),
-        Transform::Reshape(to) => {
-            let mut after = to.clone();
-            after[axis] = size;
-            Some((reshaped(shape, to, range)?, Some(Transform::Reshape(after))))
-        }
-        Transform::Repeat(_) if axis != 0 => same(range),
-        Transform::Repeat(_) => {
-            let (rows, first) = (shape[0], start % shape[0]);
-            (first + size <= rows).then_some(())?;
-            gone(first)
-        }
-        Transform::Double(_) | Transform::Decode => same(range),
-        Transform::LowRank { .. } | Transform::Steps { .. } => None,
-        Transform::Encode(encoding) => {
-            encoding.can_cut(shape, axis, start, size).then_some(())?;
-            same(range)
-        }
-    }
+/// The transforms, of reshapes that follow each other only the last: what is a range of an axis there may be none of those between.
+fn merged(transforms: &[Transform]) -> Vec<&Transform> {
+    let reshapes = |at: usize| matches!(transforms.get(at), Some(Transform::Reshape(_)));
+    let kept = (0..transforms.len()).filter(|&at| !(reshapes(at) && reshapes(at + 1)));
+    kept.map(|at| &transforms[at]).collect()
 }
 
-/// The range of `from` that is a range of `to`: of axes that are split or joined, only the outermost can be cut.
-fn reshaped(from: &[usize], to: &[usize], range: Range) -> Option<Range> {
-    let (old, new) = joined(from, to)?.into_iter().find(|(_, new)| new.contains(&range.axis))?;
-    to[new.start..range.axis].iter().all(|&size| size == 1).then_some(())?;
-    let axis = old.clone().find(|&axis| from[axis] > 1).unwrap_or(old.start);
-    let inner: usize = to[range.axis + 1..new.end].iter().product();
-    let of: usize = from[axis + 1..old.end].iter().product();
-    let (start, size) = (range.start * inner, range.size * inner);
-    let whole = start.is_multiple_of(of) && size.is_multiple_of(of);
-    whole.then(|| Range { axis, start: start / of, size: size / of })
+/// The ranges before a transform of which its result's ranges are made, and the transform that makes them.
+fn through(change: &Transform, shape: &[usize], mut ranges: Ranges) -> Option<(Ranges, Option<Transform>)> {
+    match change {
+        Transform::Take { axis, chunks, keep } if ranges[*axis] != (0..chunks * keep) => {
+            let Range { start, end } = ranges[*axis];
+            let (chunk, first) = (start / keep, start % keep);
+            (end <= (chunk + 1) * keep).then_some(())?;
+            let start = chunk * (shape[*axis] / chunks) + first;
+            ranges[*axis] = start..start + ranges[*axis].len();
+            return Some((ranges, None));
+        }
+        Transform::Part { axis, start, size } if ranges[*axis] != (0..*size) => {
+            ranges[*axis] = start + ranges[*axis].start..start + ranges[*axis].end;
+            return Some((ranges, None));
+        }
+        Transform::Repeat(times) if ranges[0] != (0..shape[0] * times) => {
+            let (rows, Range { start, end }) = (shape[0], ranges[0].clone());
+            (end <= (start / rows + 1) * rows).then_some(())?;
+            ranges[0] = start % rows..start % rows + (end - start);
+            return Some((ranges, None));
+        }
+        Transform::Take { axis, .. } | Transform::Part { axis, .. } => ranges[*axis] = 0..shape[*axis],
+        Transform::Repeat(_) => ranges[0] = 0..shape[0],
+        Transform::Transpose(perm) => {
+            let mut before = ranges.clone();
+            perm.iter().zip(ranges).for_each(|(&axis, range)| before[axis] = range);
+            ranges = before;
+        }
+        Transform::Reshape(to) => {
+            let after = Transform::Reshape(ranges.iter().map(Range::len).collect());
+            return Some((reshaped(shape, to, &ranges)?, Some(after)));
+        }
+        Transform::Double(_) | Transform::Decode => {}
+        Transform::LowRank { .. } | Transform::Steps { .. } => return None,
+        Transform::Encode(encoding) => {
+            let mut cut = (0..shape.len()).filter(|&axis| ranges[axis] != (0..shape[axis]));
+            let first = cut.next();
+            let alone = |axis: usize| encoding.can_cut(shape, axis, ranges[axis].start, ranges[axis].len());
+            (cut.next().is_none() && first.is_none_or(alone)).then_some(())?;
+        }
+    }
+    Some((ranges, Some(change.clone())))
+}
+
+/// The ranges of `from` that hold the same numbers as ranges of `to`.
+fn reshaped(from: &[usize], to: &[usize], ranges: &[Range<usize>]) -> Option<Ranges> {
+    let mut before: Ranges = from.iter().map(|&size| 0..size).collect();
+    for (old, new) in joined(from, to)? {
+        let (start, size) = run(&to[new.clone()], &ranges[new])?;
+        for (range, of) in before[old.clone()].iter_mut().zip(ranges_of(&from[old], start, size)?) {
+            *range = of;
+        }
+    }
+    Some(before)
+}
+
+/// Where ranges of all axes lie behind each other: the first number and how many there are.
+fn run(shape: &[usize], ranges: &[Range<usize>]) -> Option<(usize, usize)> {
+    let (mut start, mut size, mut inner) = (0, 1, 1);
+    for (&of, range) in shape.iter().zip(ranges).rev() {
+        // What is inside must be whole where more than one of it is taken.
+        (size == inner || range.len() == 1).then_some(())?;
+        start += range.start * inner;
+        size *= range.len();
+        inner *= of;
+    }
+    Some((start, size))
+}
+
+/// The ranges of all axes that are that run of numbers.
+fn ranges_of(shape: &[usize], mut start: usize, size: usize) -> Option<Ranges> {
+    let mut ranges: Ranges = shape.iter().map(|&size| 0..size).collect();
+    let mut inner: usize = shape.iter().product();
+    for (range, &of) in ranges.iter_mut().zip(shape) {
+        inner /= of;
+        let first = start / inner;
+        if start.is_multiple_of(inner) && size.is_multiple_of(inner) {
+            *range = first..first + size / inner;
+            return (range.end <= of).then_some(ranges);
+        }
+        *range = first..first + 1;
+        start %= inner;
+        (start + size <= inner).then_some(())?;
+    }
+    None
 }
