@@ -265,19 +265,6 @@ fn inspect_and_print() {
     insta::assert_snapshot!("error_inspect", refuse(place.path(), &["inspect", "nothing"], 3));
 }
 
-#[test]
-fn help_has_examples() {
-    let place = tempfile::tempdir().unwrap();
-    for command in
-        ["", "plan", "compile", "bundle", "run", "verify", "diff", "inspect", "print", "completions"]
-    {
-        let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
-        let text = succeed(place.path(), &words);
-        assert!(text.contains("Example"), "{command}");
-        insta::assert_snapshot!(format!("help_{command}"), text);
-    }
-}
-
 /// Each damage, the exit code, and what is said of it.
 #[test]
 fn damaged_inputs_are_named() {

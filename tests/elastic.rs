@@ -2,7 +2,6 @@
 //! found.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use snapc_assemble::{INDEX, Index, Store, Weave};
@@ -251,7 +250,8 @@ fn an_index_that_does_not_add_up_is_refused() {
 
 #[test]
 fn a_weave_knows_where_each_byte_is_from() {
-    let cases: [(u64, u64, &[(u64, u64)]); 6] = [
+    type Loops = &'static [(u64, u64)];
+    let cases: [(u64, u64, Loops); 6] = [
         (7, 4, &[]),
         (24, 4, &[(3, 8)]),
         (23, 4, &[(3, 8)]),

@@ -246,8 +246,9 @@ impl FileEntry {
                     return Err("the runs of a weave do not fit into it".into());
                 }
                 let file = narrower.and_then(|narrower| narrower.files.get(weave.file));
+                let there = file.map_or(0, |file| file.bytes);
                 let end = weave.offset.checked_add(weave.narrower());
-                if !file.is_some_and(|file| end.is_some_and(|end| end <= file.bytes)) {
+                if end.is_none_or(|end| end > there) {
                     return Err("a weave needs bytes that no narrower subnet has".into());
                 }
             }
