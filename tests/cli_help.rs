@@ -3,11 +3,11 @@
 
 mod command;
 
-use command::succeed;
+use command::{succeed, workplace};
 
 #[test]
 fn help_has_examples() {
-    let place = tempfile::tempdir().unwrap();
+    let place = workplace();
     let commands = succeed(place.path(), &["--help"]);
     let commands = commands.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let names = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
