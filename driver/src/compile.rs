@@ -17,6 +17,7 @@ use snapc_weights::{Limits, Store};
 
 use crate::Report;
 use crate::baking;
+use crate::inputs::Stamps;
 use crate::manifest::{Manifest, PartEntry, ScheduleEntry};
 use crate::options::{Bake, CompileOptions, Width};
 use crate::output::Staging;
@@ -78,6 +79,7 @@ struct Job {
 pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<Compiled>> {
     one_file::check(options)?;
     let pipeline = Pipeline::open(&options.pipeline)?;
+    let stamps = Stamps::of(options, &pipeline, &parts(options));
     let latent = pipeline.latent_size(options.sizes.first().copied())?;
     let schedule = pipeline.schedule(options.steps, latent)?;
     // It is copied beside the artifacts: that it can be read is found before the work.
@@ -116,7 +118,8 @@ pub fn compile(options: &CompileOptions, report: &mut dyn Report) -> Result<Vec<
         }
     }
     jobs.iter().filter_map(|job| job.unmeasured.as_ref()).for_each(|why| report.warn(why));
-    let common = Common { options, pipeline: &pipeline, latent, schedule: &schedule, parts: &parts };
+    let (pipeline, schedule, parts, stamps) = (&pipeline, &schedule, &parts[..], Some(stamps));
+    let common = Common { options, pipeline, latent, schedule, parts, stamps };
     let mut inputs = BTreeMap::new();
     jobs.into_iter().map(|job| finish(job, &common, &mut inputs, report)).collect()
 }

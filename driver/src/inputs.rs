@@ -1,11 +1,13 @@
 //! What a compile read: every file with its role, length and digest; and the licence of the model as it is found.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use snapc_frontends::{Part, Pipeline, tokenizer};
-use snapc_ir::Result;
+use snapc_ir::{Error, Place, Result};
 use snapc_weights::Store;
 
 use crate::files::{digests, length};
@@ -61,54 +63,108 @@ impl Inputs {
     /// # Errors
     /// If a file cannot be read.
     pub fn of(options: &CompileOptions, pipeline: &Pipeline, parts: &[Part], drawn: bool) -> Result<Self> {
-        let folder = pipeline.folder();
-        let mut all: Vec<Input> = Vec::new();
-        let mut add = |path: PathBuf, role: &'static str| {
-            let name = path.strip_prefix(folder).map(|path| path.display().to_string());
-            let own = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            all.push(Input { name: name.unwrap_or_else(|_| own()), role, path });
-        };
-        for name in
-            ["model_index.json", "text_encoder/config.json", "transformer/config.json", "vae/config.json"]
-        {
-            add(folder.join(name), "config");
-        }
-        add(folder.join("scheduler/scheduler_config.json"), "scheduler");
-        tokenizer::files(folder).into_iter().for_each(|path| add(path, "tokenizer"));
-        let open = |part: Part| {
-            let (name, weights) = part.files();
-            Store::open_checkpoint(&folder.join(name), weights)
-        };
-        let read = || Part::ALL.into_iter().filter(|part| drawn || parts.contains(part));
-        for part in read() {
-            let (name, weights) = part.files();
-            open(part)?.files().for_each(|path| add(path.to_path_buf(), "weights"));
-            let index = folder.join(name).join(format!("{weights}.index.json"));
-            if index.is_file() && !folder.join(name).join(weights).is_file() {
-                add(index, "weights");
-            }
-        }
-        let prompts = folder.join("verify_prompts.txt");
-        if drawn && prompts.is_file() {
-            add(prompts, "prompts");
-        }
-        let quantization = &options.quantization;
-        quantization.calibration.iter().for_each(|path| add(path.clone(), "calibration"));
-        quantization.recipe.iter().for_each(|path| add(path.clone(), "recipe"));
         let licence = licence(pipeline);
-        if let Some(LicenceEntry { file, .. }) =
-            licence.as_ref().filter(|found| found.file != "model_index.json")
-        {
-            add(folder.join(file), "licence");
-        }
-        // Files that options name keep their order where they have one name.
-        all.sort_by(|a, b| a.name.cmp(&b.name));
+        let all = inputs(options, pipeline, parts, drawn, licence.as_ref())?;
         let files = entries(&all, options.provenance)?;
         // Behind the digests, opened anew: a checkpoint that was cut short before they were taken says so.
-        let fingerprint = |part: Part| Ok((part.name().to_string(), open(part)?.fingerprint()?));
-        let checkpoints = read().map(fingerprint).collect::<Result<_>>()?;
+        let fingerprint =
+            |part: Part| Ok((part.name().to_string(), checkpoint(pipeline, part)?.fingerprint()?));
+        let checkpoints = read(parts, drawn).map(fingerprint).collect::<Result<_>>()?;
         Ok(Inputs { files, checkpoints, licence })
     }
+}
+
+/// The parts whose weights are read.
+fn read(parts: &[Part], drawn: bool) -> impl Iterator<Item = Part> {
+    Part::ALL.into_iter().filter(move |part| drawn || parts.contains(part))
+}
+
+fn checkpoint(pipeline: &Pipeline, part: Part) -> Result<Store> {
+    let (name, weights) = part.files();
+    Store::open_checkpoint(&pipeline.folder().join(name), weights)
+}
+
+/// The files that are read, in the order of their names.
+fn inputs(
+    options: &CompileOptions,
+    pipeline: &Pipeline,
+    parts: &[Part],
+    drawn: bool,
+    licence: Option<&LicenceEntry>,
+) -> Result<Vec<Input>> {
+    let folder = pipeline.folder();
+    let mut all: Vec<Input> = Vec::new();
+    let mut add = |path: PathBuf, role: &'static str| {
+        let name = path.strip_prefix(folder).map(|path| path.display().to_string());
+        let own = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        all.push(Input { name: name.unwrap_or_else(|_| own()), role, path });
+    };
+    for name in ["model_index.json", "text_encoder/config.json", "transformer/config.json", "vae/config.json"]
+    {
+        add(folder.join(name), "config");
+    }
+    add(folder.join("scheduler/scheduler_config.json"), "scheduler");
+    tokenizer::files(folder).into_iter().for_each(|path| add(path, "tokenizer"));
+    for part in read(parts, drawn) {
+        let (name, weights) = part.files();
+        checkpoint(pipeline, part)?.files().for_each(|path| add(path.to_path_buf(), "weights"));
+        let index = folder.join(name).join(format!("{weights}.index.json"));
+        if index.is_file() && !folder.join(name).join(weights).is_file() {
+            add(index, "weights");
+        }
+    }
+    let prompts = folder.join("verify_prompts.txt");
+    if drawn && prompts.is_file() {
+        add(prompts, "prompts");
+    }
+    let quantization = &options.quantization;
+    quantization.calibration.iter().for_each(|path| add(path.clone(), "calibration"));
+    quantization.recipe.iter().for_each(|path| add(path.clone(), "recipe"));
+    if let Some(LicenceEntry { file, .. }) = licence.filter(|found| found.file != "model_index.json") {
+        add(folder.join(file), "licence");
+    }
+    // Files that options name keep their order where they have one name.
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
+}
+
+/// When files were written last, and how long they are: what tells that one changed while it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamps(Vec<(PathBuf, Stamp)>);
+
+/// The length of a file, when it was written, and which file it is.
+type Stamp = (u64, Option<SystemTime>, u64);
+
+impl Stamps {
+    /// Those of what a compile of these parts is about to read. What is missing or damaged it will say itself.
+    pub fn of(options: &CompileOptions, pipeline: &Pipeline, parts: &[Part]) -> Self {
+        let all = inputs(options, pipeline, parts, false, None).unwrap_or_default();
+        Stamps(
+            all.into_iter()
+                .filter_map(|Input { path, .. }| stamp(&path).ok().map(|stamp| (path, stamp)))
+                .collect(),
+        )
+    }
+
+    /// Fails where a file is not the one that it was.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn check(&self) -> Result<()> {
+        for (path, before) in &self.0 {
+            if stamp(path)? != *before {
+                return Err(Error::input("it changed while it was read")
+                    .at(Place::File(path.clone()))
+                    .help("compile again when nothing writes to it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stamp(path: &Path) -> Result<Stamp> {
+    let data = std::fs::metadata(path).map_err(|error| Error::io("read", path, &error))?;
+    Ok((data.len(), data.modified().ok(), data.ino()))
 }
 
 fn entries(all: &[Input], every: bool) -> Result<Vec<InputEntry>> {

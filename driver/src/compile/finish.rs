@@ -12,7 +12,7 @@ use super::{Compiled, Job, quantized};
 use crate::Report;
 use crate::companions;
 use crate::files::{self, MANIFEST};
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Stamps};
 use crate::manifest::{Manifest, OptionsEntry, TokenizerEntry};
 use crate::options::{CompileOptions, Width};
 use crate::provenance::{self, SBOM};
@@ -30,11 +30,13 @@ pub struct Common<'a> {
     pub schedule: &'a Schedule,
     /// The parts.
     pub parts: &'a [Part],
+    /// What the inputs were before they were read; a plan reads none.
+    pub stamps: Option<Stamps>,
 }
 
 /// The manifest of a job before a file has a digest.
 pub fn manifest(job: &Job, common: &Common) -> Manifest {
-    let Common { options, pipeline, latent, schedule, .. } = *common;
+    let &Common { options, pipeline, latent, schedule, .. } = common;
     let quantize = &options.quantization;
     let entry = OptionsEntry {
         target: job.target.name().to_string(),
@@ -91,7 +93,7 @@ pub fn finish(
     known: &mut BTreeMap<bool, Inputs>,
     report: &mut dyn Report,
 ) -> Result<Compiled> {
-    let Common { options, pipeline, parts, .. } = *common;
+    let &Common { options, pipeline, parts, .. } = common;
     let mut manifest = manifest(&job, common);
     for (path, name) in tokenizer::files(pipeline.folder()).iter().zip(&manifest.tokenizer.files) {
         let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
@@ -106,6 +108,7 @@ pub fn finish(
         None => Inputs::of(options, pipeline, parts, drawn)?,
     };
     known.insert(drawn, inputs.clone());
+    common.stamps.iter().try_for_each(Stamps::check)?;
     let Inputs { files, checkpoints, licence } = inputs;
     (manifest.inputs, manifest.checkpoints, manifest.licence) = (files, checkpoints, licence);
     if options.provenance {

@@ -134,7 +134,8 @@ pub fn plan(options: &CompileOptions) -> Result<Vec<Plan>> {
     let schedule = pipeline.schedule(options.steps, latent)?;
     let mut jobs = jobs(options, &pipeline, &schedule)?;
     let parts = parts(options);
-    let common = Common { options, pipeline: &pipeline, latent, schedule: &schedule, parts: &parts };
+    let (pipeline, schedule, parts) = (&pipeline, &schedule, &parts[..]);
+    let common = Common { options, pipeline, latent, schedule, parts, stamps: None };
     let mut known = BTreeMap::new();
     jobs.iter_mut().map(|job| plan_job(job, &common, &mut known)).collect()
 }
@@ -143,7 +144,7 @@ pub fn plan(options: &CompileOptions) -> Result<Vec<Plan>> {
 type Known = BTreeMap<(bool, bool), Vec<One>>;
 
 fn plan_job(job: &mut Job, common: &Common, known: &mut Known) -> Result<Plan> {
-    let Common { options, pipeline, schedule, .. } = *common;
+    let &Common { options, pipeline, schedule, .. } = common;
     refuse_strangers(&job.folder)?;
     let (guided, unscaled) = (job.guidance().is_some(), job.layout == Layout::Optimum);
     let imported = match known.entry((guided, unscaled)) {
