@@ -75,8 +75,13 @@ pub fn low_rank(
         let (left, right) = (basis.col(index), rows_of_b.row(index));
         let balance = (right.norm_max() / left.norm_max()).sqrt();
         if balance > 0.0 && balance.is_finite() {
-            (0..rows).for_each(|row| a[row * rank + index] = (left[row] * balance) as f32);
-            (0..cols).for_each(|col| b[index * cols + col] = (right[col] / balance) as f32);
+            // The decomposition leaves the sign open, and CPUs choose it differently: the greatest number is positive.
+            let greatest = left
+                .iter()
+                .fold(0.0f64, |most, &number| if number.abs() > most.abs() { number } else { most });
+            let signed = balance.copysign(greatest);
+            (0..rows).for_each(|row| a[row * rank + index] = (left[row] * signed) as f32);
+            (0..cols).for_each(|col| b[index * cols + col] = (right[col] / signed) as f32);
         }
     }
     Ok(LowRank { a, b, total, captured: values.iter().take(count).map(|value| value * value).sum() })
