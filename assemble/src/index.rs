@@ -128,6 +128,19 @@ impl Weave {
         self.at(range.start).0..self.at(range.end).0
     }
 
+    /// Some bytes of the wider weight, cut where runs begin and end; whether each stretch is of the narrower one.
+    pub fn stretches(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, bool)> {
+        let mut start = range.start;
+        std::iter::from_fn(move || {
+            let at = start;
+            (at < range.end).then(|| {
+                let (_, is_narrower, length) = self.at(at);
+                start = range.end.min(at + length);
+                (at..start, is_narrower)
+            })
+        })
+    }
+
     /// Whether runs follow each other without touching, the last one inside the weight.
     fn is_sound(&self) -> bool {
         let (mut narrower, mut extent) = (self.run, self.run);

@@ -192,15 +192,12 @@ impl Store {
         self.read(level - 1, weave.file, weave.offset + taken.start, &mut narrower)?;
         self.read_own(level, own + within - taken.start, &mut ours)?;
         let (mut narrower, mut ours) = (&narrower[..], &ours[..]);
-        let (mut position, mut buffer) = (within, buffer);
-        while !buffer.is_empty() {
-            let (_, is_narrower, length) = weave.at(position);
-            let count = length.min(buffer.len() as u64) as usize;
+        for (stretch, is_narrower) in weave.stretches(within..end) {
             let source = if is_narrower { &mut narrower } else { &mut ours };
-            let (part, rest) = std::mem::take(&mut buffer).split_at_mut(count);
-            let (bytes, left) = source.split_at(count);
+            let part = &mut buffer[(stretch.start - within) as usize..(stretch.end - within) as usize];
+            let (bytes, rest) = source.split_at(part.len());
             part.copy_from_slice(bytes);
-            (*source, buffer, position) = (left, rest, position + count as u64);
+            *source = rest;
         }
         Ok(())
     }

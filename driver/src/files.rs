@@ -98,7 +98,7 @@ pub fn length(path: &Path) -> Result<u64> {
 }
 
 /// The paths of all files under a folder, with `/` between names.
-pub fn names(folder: &Path) -> Result<BTreeSet<String>> {
+fn names(folder: &Path) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let mut open = vec![String::new()];
     while let Some(prefix) = open.pop() {

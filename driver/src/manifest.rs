@@ -11,7 +11,7 @@ use snapc_passes::NAMES;
 
 use crate::files::FileEntry;
 use crate::inputs::{InputEntry, LicenceEntry};
-use crate::options::Bake;
+use crate::options::{Bake, Width};
 use crate::quantization::Accuracy;
 use crate::targets::Target;
 use crate::verify::{Row, Thresholds};
@@ -141,6 +141,12 @@ impl Manifest {
     pub fn part(&self, part: Part, size: [usize; 2]) -> Option<&PartEntry> {
         let fits = |entry: &&PartEntry| entry.part == part.name() && entry.size.is_none_or(|own| own == size);
         self.parts.iter().find(fits)
+    }
+
+    /// The network's name: that of its folder.
+    pub fn label(&self) -> String {
+        let width = || Width::Numbers(self.options.width).label();
+        self.options.subnet.clone().unwrap_or_else(width)
     }
 
     /// The target that it was written for.

@@ -27,7 +27,7 @@ fn text(value: &Value) -> String {
 
 /// The bill of materials: what went in.
 pub fn sbom(manifest: &Manifest) -> String {
-    let subnet = manifest.options.subnet.clone().unwrap_or(format!("width-{}", manifest.options.width));
+    let subnet = manifest.label();
     let licences = manifest.licence.as_ref().map(|found| json!([{"license": {"name": found.name}}]));
     let mut components = Vec::new();
     for (part, fingerprint) in &manifest.checkpoints {

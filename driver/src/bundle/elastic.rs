@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use snapc_ir::{Error, Result};
 
 use super::entry::{ElasticEntry, SubnetEntry};
+use super::layout::prefixed;
 use crate::Report;
 use crate::elastic::store;
-use crate::files::{self, FileEntry};
 use crate::output::Staging;
 
 /// The store's folder in a bundle.
@@ -47,13 +47,11 @@ pub fn store_networks(
             }
         }
     }
-    let files = files::list(&into, &[])?;
-    let named = |file: FileEntry| FileEntry { path: format!("{FOLDER}/{}", file.path), ..file };
     Ok(ElasticEntry {
         folder: FOLDER.to_string(),
         bytes: elastic.bytes(),
         ratio: (elastic.ratio() * 1e4).round() / 1e4,
+        files: prefixed(&elastic.files, FOLDER),
         subnets: elastic.subnets,
-        files: files.into_iter().map(named).collect(),
     })
 }

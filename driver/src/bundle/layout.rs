@@ -73,7 +73,7 @@ pub fn lay_out(
     let shared_entry = SharedEntry { folder, pack, bytes: size(&files), files };
     let mut subnets = Vec::new();
     for Compiled { folder: from, manifest, .. } in compiled {
-        let name = super::label(manifest);
+        let name = manifest.label();
         let pack = places.pack(Some(&name));
         let folder = format!("{}subnets/{name}", places.models(pack.as_ref()));
         let own: Vec<FileEntry> =
@@ -117,7 +117,7 @@ fn same(one: &Manifest, other: &Manifest) -> Result<()> {
     let differ =
         ours.iter().find(|file| !theirs.contains(file)).or(theirs.iter().find(|file| !ours.contains(file)));
     if let Some(file) = differ {
-        let names = format!("{} and {}", super::label(one), super::label(other));
+        let names = format!("{} and {}", one.label(), other.label());
         let coded = |part: &String| part != Part::Transformer.name();
         let message = format!("{} is not the same for {names}", file.path);
         // A calibration is of one network: what it measures of a shared part is that network's.
@@ -149,7 +149,8 @@ fn tops(files: &[FileEntry]) -> BTreeSet<&str> {
     files.iter().map(|file| top(&file.path)).collect()
 }
 
-fn prefixed(files: &[FileEntry], folder: &str) -> Vec<FileEntry> {
+/// Files of a folder as files of the bundle.
+pub fn prefixed(files: &[FileEntry], folder: &str) -> Vec<FileEntry> {
     files.iter().map(|file| FileEntry { path: format!("{folder}/{}", file.path), ..file.clone() }).collect()
 }
 

@@ -227,14 +227,6 @@ fn networks(widths: &[Width], pipeline: &Pipeline) -> Result<Vec<Width>> {
     Ok(all.into_iter().map(|(_, width)| width).collect())
 }
 
-/// The name of a network's folder.
-fn label(manifest: &Manifest) -> String {
-    match &manifest.options.subnet {
-        Some(name) => Width::Subnet(name.clone()).label(),
-        None => Width::Numbers(manifest.options.width).label(),
-    }
-}
-
 fn folder_name(pipeline: &Pipeline) -> String {
     let whole = pipeline.folder().canonicalize();
     let name = whole.ok().and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));

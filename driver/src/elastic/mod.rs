@@ -16,9 +16,8 @@ use snapc_assemble::{Chunk, FileEntry, INDEX, Index, Piece, Subnet};
 use snapc_ir::{Error, Result};
 
 use crate::Report;
-use crate::files::{digests, hexadecimal, length, names};
+use crate::files::{self, hexadecimal};
 use crate::manifest::Manifest;
-use crate::targets::Target;
 pub use assemble::{AssembleOptions, Assembled, assemble, write};
 use weave::{Source, Weight, find, stretches};
 
@@ -33,8 +32,8 @@ const BUFFER: usize = 1 << 20;
 pub struct Elastic {
     /// The subnets, the narrowest first.
     pub subnets: Vec<ElasticSubnet>,
-    /// Bytes of the index.
-    pub index_bytes: u64,
+    /// Its files, in the order of their names.
+    pub files: Vec<files::FileEntry>,
 }
 
 /// One subnet of it.
@@ -53,7 +52,7 @@ pub struct ElasticSubnet {
 impl Elastic {
     /// Bytes of the whole store.
     pub fn bytes(&self) -> u64 {
-        self.index_bytes + self.subnets.iter().map(|subnet| subnet.download_bytes).sum::<u64>()
+        self.files.iter().map(|file| file.bytes).sum()
     }
 
     /// The store's bytes over those of the widest subnet's folder.
@@ -100,28 +99,28 @@ pub fn store(folders: &[PathBuf], into: &Path, chunk_bytes: u64, report: &mut dy
         let (narrower, rest) = folders.split_at_mut(level);
         rest[0].store(narrower.last(), into, chunk_bytes, report)?;
     }
-    let mut repeated = Vec::new();
-    for (level, folder) in folders.iter().enumerate() {
-        repeated.push(folder.repeated_bytes(level.checked_sub(1).map(|below| &folders[below])));
-    }
-    let mut repeated = repeated.into_iter();
+    let subnets = folders.iter().enumerate().map(|(level, folder)| ElasticSubnet {
+        name: folder.entry.name.clone(),
+        folder_bytes: folder.entry.files.iter().map(|file| file.bytes).sum(),
+        download_bytes: folder.entry.chunks.iter().map(|chunk| chunk.bytes).sum(),
+        repeated_bytes: folder.repeated_bytes(level.checked_sub(1).map(|below| &folders[below])),
+    });
+    let subnets = subnets.collect();
     let index = Index { subnets: folders.into_iter().map(|folder| folder.entry).collect() };
     let (path, text) = (into.join(INDEX), index.to_string());
     std::fs::write(&path, &text).map_err(|error| Error::io("write", &path, &error))?;
-    let subnets = index.subnets.iter().map(|subnet| ElasticSubnet {
-        name: subnet.name.clone(),
-        folder_bytes: subnet.files.iter().map(|file| file.bytes).sum(),
-        download_bytes: subnet.chunks.iter().map(|chunk| chunk.bytes).sum(),
-        repeated_bytes: repeated.next().unwrap_or_default(),
-    });
-    Ok(Elastic { subnets: subnets.collect(), index_bytes: text.len() as u64 })
+    let chunks = index.subnets.into_iter().flat_map(|subnet| subnet.chunks);
+    let chunks = chunks.map(|Chunk { name, bytes, sha256 }| files::FileEntry { path: name, bytes, sha256 });
+    let (bytes, sha256) = (text.len() as u64, files::digest_of(text.as_bytes()));
+    let mut files: Vec<_> = chunks.collect();
+    files.push(files::FileEntry { path: INDEX.to_string(), bytes, sha256 });
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Elastic { subnets, files })
 }
 
 impl Folder {
     fn open(path: &Path, manifest: &Manifest) -> Result<Self> {
-        let target = Target::ALL.into_iter().find(|target| target.name() == manifest.options.target);
-        let target =
-            target.ok_or_else(|| Error::input(format!("there is no target {}", manifest.options.target)))?;
+        let target = manifest.target()?;
         let mut weights: BTreeMap<String, BTreeMap<String, Range<u64>>> = BTreeMap::new();
         for part in &manifest.parts {
             let artifact = path.join(&part.artifact);
@@ -139,13 +138,14 @@ impl Folder {
                 of_file.insert(name, region.range());
             }
         }
-        let names: Vec<String> = names(path)?.into_iter().collect();
-        let paths: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
-        let mut files = Vec::new();
-        for ((path, name), sha256) in paths.iter().zip(names).zip(digests(&paths)?) {
-            files.push(FileEntry { path: name, bytes: length(path)?, sha256, pieces: Vec::new() });
-        }
-        let name = manifest.options.subnet.clone().unwrap_or(format!("width-{}", manifest.options.width));
+        let entry = |file: files::FileEntry| FileEntry {
+            path: file.path,
+            bytes: file.bytes,
+            sha256: file.sha256,
+            pieces: Vec::new(),
+        };
+        let files = files::list(path, &[])?.into_iter().map(entry).collect();
+        let name = manifest.label();
         Ok(Folder { path: path.to_path_buf(), entry: Subnet { name, chunks: Vec::new(), files }, weights })
     }
 

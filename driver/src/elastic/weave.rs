@@ -170,14 +170,9 @@ fn holds(weave: &Weave, narrow: &Weight, wide: &Weight) -> Result<bool> {
 
 /// The bytes of a block that begins at `start` of the wider weight, cut where runs begin and end; whether each is of the narrower one.
 pub fn stretches<'a>(weave: &Weave, start: u64, block: &'a [u8]) -> impl Iterator<Item = (&'a [u8], bool)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = block.get(at..).filter(|rest| !rest.is_empty())?;
-        let (_, is_narrower, length) = weave.at(start + at as u64);
-        let count = length.min(rest.len() as u64) as usize;
-        at += count;
-        Some((&rest[..count], is_narrower))
-    })
+    let within = move |at: u64| (at - start) as usize;
+    let all = weave.stretches(start..start + block.len() as u64);
+    all.map(move |(stretch, is_narrower)| (&block[within(stretch.start)..within(stretch.end)], is_narrower))
 }
 
 /// The divisors of a number, in order.
