@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use snapc_backend::{Backend, Device, Explanation, LegalGraph, Legalized, legalize_whole};
+use snapc_backend::{Backend, Device, Explanation, LegalGraph, Legalized, Written, legalize_whole};
 use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Graph, Place, Result};
@@ -58,6 +58,8 @@ struct Job {
     folder: PathBuf,
     /// The folder under construction; a plan has none.
     staging: Option<Staging>,
+    /// Files of it that were hashed on the way.
+    written: Vec<Written>,
     parts: Vec<PartEntry>,
     explanations: Vec<(String, Vec<Explanation>)>,
     calibration: Option<Rc<Calibration>>,
@@ -194,6 +196,7 @@ fn jobs(options: &CompileOptions, pipeline: &Pipeline, schedule: &Schedule) -> R
                 ranges: Vec::new(),
                 quantization: Quantization::new(&options.quantization, target, to)?,
                 recipe: Recipe::default(),
+                written: Vec::new(),
             });
         }
     }
@@ -222,7 +225,11 @@ fn write_jobs(
     }
     let limits = limits(options, &legal)?;
     report.begin(imported.graph.name(), legal.iter().map(|(graph, _)| graph.weight_bytes()).sum());
-    jobs.iter().zip(&legal).try_for_each(|(job, legal)| write_part(job, legal, schedule, limits, report))
+    for (job, legal) in jobs.iter_mut().zip(&legal) {
+        let written = write_part(job, legal, schedule, limits, report)?;
+        job.written.extend(written);
+    }
+    Ok(())
 }
 
 /// A graph that can be written, and the store of its weights.
@@ -298,7 +305,7 @@ fn write_part(
     schedule: &Schedule,
     limits: Limits,
     report: &mut dyn Report,
-) -> Result<()> {
+) -> Result<Vec<Written>> {
     let facts = facts(job, schedule, graph.name() == Part::Transformer.name());
     let part = snapc_backend::Part { limits, ..snapc_backend::Part::new(graph, store, &facts) };
     let path = job.staging()?.path().join(job.backend.artifact(graph.name()));

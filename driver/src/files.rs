@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use snapc_backend::Written;
 use snapc_ir::{Class, Error, Result};
+use snapc_weights::{Sha256, hexadecimal};
 
 use crate::manifest::Manifest;
 
@@ -45,10 +46,10 @@ pub struct FileEntry {
 pub fn digest(path: &Path) -> Result<String> {
     let failed = |error: std::io::Error| Error::io("read", path, &error);
     let mut file = File::open(path).map_err(failed)?;
-    let (mut hash, mut block) = (Sha256::new(), vec![0; BLOCK]);
+    let (mut hash, mut block) = (Sha256::default(), vec![0; BLOCK]);
     loop {
         match file.read(&mut block).map_err(failed)? {
-            0 => return Ok(hexadecimal(&hash.finalize())),
+            0 => return Ok(hexadecimal(&hash.finish())),
             count => hash.update(&block[..count]),
         }
     }
@@ -56,12 +57,7 @@ pub fn digest(path: &Path) -> Result<String> {
 
 /// The SHA-256 of bytes, hexadecimal.
 pub fn digest_of(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
-}
-
-/// Bytes as text.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::of(bytes))
 }
 
 /// The digests of files, in their order, on all threads.
@@ -69,24 +65,32 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 /// # Errors
 /// As [`digest`].
 pub fn digests(paths: &[PathBuf]) -> Result<Vec<String>> {
-    let all: Vec<Result<String>> = paths.par_iter().map(|path| digest(path)).collect();
-    // The first error of the list, whichever was found first.
+    in_order(paths.par_iter().map(|path| digest(path)).collect())
+}
+
+/// The first error of the list, whichever was found first.
+fn in_order<T>(all: Vec<Result<T>>) -> Result<Vec<T>> {
     all.into_iter().collect()
 }
 
-/// What a folder holds, but for some files, in the order of their paths.
+/// What a folder holds, but for some files, in the order of their paths. Those that were hashed as they were written are not read again.
 ///
 /// # Errors
 /// If a folder or a file cannot be read.
-pub fn list(folder: &Path, but: &[&str]) -> Result<Vec<FileEntry>> {
+pub fn list(folder: &Path, but: &[&str], written: &[Written]) -> Result<Vec<FileEntry>> {
+    let entry = |name: String| {
+        let path = folder.join(&name);
+        let bytes = length(&path)?;
+        let known = written.iter().find(|file| file.path == path && file.bytes == bytes);
+        let sha256 = match known.and_then(|file| file.sha256) {
+            Some(hash) => hexadecimal(&hash),
+            None => digest(&path)?,
+        };
+        Ok(FileEntry { path: name, bytes, sha256 })
+    };
     let names: Vec<String> =
         names(folder)?.into_iter().filter(|name| !but.contains(&name.as_str())).collect();
-    let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
-    let mut files = Vec::new();
-    for ((path, name), sha256) in paths.iter().zip(names).zip(digests(&paths)?) {
-        files.push(FileEntry { path: name, bytes: length(path)?, sha256 });
-    }
-    Ok(files)
+    in_order(names.into_par_iter().map(entry).collect())
 }
 
 /// A file's length.
@@ -146,7 +150,7 @@ pub fn differences(listed: &Listed) -> Result<Vec<String>> {
     let Listed { folder, index, files } = listed;
     let but = if *index == MANIFEST { UNLISTED.to_vec() } else { vec![*index] };
     let found: BTreeMap<String, FileEntry> =
-        list(folder, &but)?.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+        list(folder, &but, &[])?.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
     let mut lines = Vec::new();
     let mut listed = BTreeSet::new();
     for entry in files {

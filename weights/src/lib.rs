@@ -5,6 +5,7 @@
 //! changes. [`Store::encode`] runs that of a quantized one into codes, with the numerics of [`quantize`].
 
 mod encode;
+mod hash;
 mod pipeline;
 pub mod quantize;
 mod read;
@@ -16,6 +17,7 @@ mod tensor;
 mod transpose;
 
 pub use encode::Encoded;
+pub use hash::{Sha256, hexadecimal};
 pub use pipeline::{Limits, Make, Take, in_order};
 pub use statistics::{Moments, Statistics};
 pub use store::{Coding, Region, Store};

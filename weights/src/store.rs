@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::hash::{Sha256, hexadecimal};
 use crate::statistics::Statistics;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use sha2::{Digest, Sha256};
 use snapc_ir::{Code, DType, Error, Place, Result, element_count};
 
 /// The longest header that a safetensors file may have; the crate's own bound.
@@ -253,10 +253,10 @@ impl Store {
     /// If a file cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         const SAMPLE: u64 = 4096;
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::default();
         let mut sample = Vec::new();
         for (name, region) in &self.regions {
-            hash.update(format!("{name} {}{:?}\n", region.dtype, region.shape));
+            hash.update(format!("{name} {}{:?}\n", region.dtype, region.shape).as_bytes());
             let bytes = region.bytes();
             let last = bytes.saturating_sub(SAMPLE);
             for start in [0, last / 2, last] {
@@ -265,7 +265,7 @@ impl Store {
                 hash.update(&sample);
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(&hash.finish()))
     }
 
     /// The names of all tensors, in order.

@@ -5,13 +5,10 @@
 //! All offsets follow from the weights' types, so the model file can be written before a number is read.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::f16;
-use sha2::{Digest, Sha256};
-use snapc_backend::Part;
+use snapc_backend::{Part, Sink, Written};
 use snapc_ir::{Coded, DType, Error, Graph, Result, Weight};
 use snapc_weights::{Make, Stored, in_order};
 
@@ -142,13 +139,13 @@ impl Layout {
         self.bytes
     }
 
-    /// Writes the weight file, one weight after the other, and gives a hash of its bytes. `progress` is told the bytes
+    /// Writes the weight file, one weight after the other. `progress` is told the bytes
     /// of weights since its last call.
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<[u8; 32]> {
-        let mut sink = Sink::create(path)?;
+    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
+        let mut sink = Sink::create(path, true)?;
         let count = u32::try_from(self.blobs.len())
             .map_err(|_| Error::limit("a weight file holds at most 2^32 - 1 weights"))?;
         sink.put(&count.to_le_bytes())?;
@@ -193,7 +190,7 @@ impl Layout {
                 if matches!(before.what, What::Zeros) {
                     sink.pad_to(end)?;
                 }
-                if sink.at != end {
+                if sink.at() != end {
                     let message = format!("the blob at {} has another size than its type", before.metadata);
                     return Err(Error::bug(message));
                 }
@@ -224,39 +221,4 @@ fn metadata(blob: &Blob) -> [u8; ALIGNMENT as usize] {
     // 0 for whole bytes; the rest of the record is reserved.
     record[24..32].copy_from_slice(&blob.padding.to_le_bytes());
     record
-}
-
-/// The file being written, how far it is, and the hash of what is in it.
-struct Sink {
-    file: BufWriter<File>,
-    path: PathBuf,
-    at: u64,
-    hash: Sha256,
-}
-
-impl Sink {
-    fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|error| Error::io("create", path, &error))?;
-        Ok(Sink { file: BufWriter::new(file), path: path.to_path_buf(), at: 0, hash: Sha256::new() })
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|error| Error::io("write", &self.path, &error))?;
-        self.hash.update(bytes);
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn pad_to(&mut self, offset: u64) -> Result<()> {
-        while self.at < offset {
-            let gap = (offset - self.at).min(ALIGNMENT);
-            self.put(&[0; ALIGNMENT as usize][..gap as usize])?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<[u8; 32]> {
-        self.file.flush().map_err(|error| Error::io("write", &self.path, &error))?;
-        Ok(self.hash.finalize().into())
-    }
 }

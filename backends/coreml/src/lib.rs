@@ -20,7 +20,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use snapc_backend::limits::Use;
-use snapc_backend::{Backend, Device, Native, Part};
+use snapc_backend::{Backend, Device, Native, Part, Written};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
@@ -134,8 +134,8 @@ impl Backend for CoreMl {
         format!("{}.mlpackage", words.collect::<String>())
     }
 
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        package::write(part, self.min_os, path, progress)
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
+        Ok(vec![package::write(part, self.min_os, path, progress)?])
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use prost::Message;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-use snapc_backend::Part;
+use snapc_backend::{Part, Written};
 use snapc_ir::{DType, Error, Graph, Port, Result};
+use snapc_weights::Sha256;
 
 use crate::MinOs;
 use crate::blob::Layout;
@@ -29,7 +29,7 @@ const AUTHOR: &str = "com.apple.CoreML";
 ///
 /// # Errors
 /// If a weight cannot be read or a file not be written.
-pub fn write(part: &Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+pub fn write(part: &Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
     let data = path.join("Data").join(AUTHOR);
     let weights = data.join("weights");
     fs::create_dir_all(&weights).map_err(|error| Error::io("create", &weights, &error))?;
@@ -41,8 +41,10 @@ pub fn write(part: &Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u
     }
     .encode_to_vec();
     save(&data.join("model.mlmodel"), &model)?;
-    let weights_hash = layout.write(part, &weights.join("weight.bin"), progress)?;
-    save(&path.join("Manifest.json"), manifest(&model, &weights_hash)?.as_bytes())
+    let written = layout.write(part, &weights.join("weight.bin"), progress)?;
+    let hash = written.sha256.ok_or_else(|| Error::bug("a weight file has no hash"))?;
+    save(&path.join("Manifest.json"), manifest(&model, &hash)?.as_bytes())?;
+    Ok(written)
 }
 
 fn save(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -115,12 +117,12 @@ fn manifest(model: &[u8], weights_hash: &[u8; 32]) -> Result<String> {
 
 /// A UUID of version 8 (RFC 9562: the writer's own) from a hash of what it stands for.
 fn identifier(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = Sha256::default();
     for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let mut bytes: [u8; 32] = hash.finalize().into();
+    let mut bytes: [u8; 32] = hash.finish();
     bytes[6] = bytes[6] & 0x0F | 0x80;
     bytes[8] = bytes[8] & 0x3F | 0x80;
     let mut text = String::new();

@@ -3,11 +3,10 @@
 //! before a number is read.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 
-use snapc_backend::Part;
+use snapc_backend::{Part, Sink, Written};
 use snapc_ir::{Coded, Context, DType, Error, Graph, Place, Result, Weight};
 use snapc_weights::{Make, Stored, in_order};
 
@@ -26,6 +25,12 @@ pub struct Run {
     pub offset: u64,
     /// How many there are.
     pub bytes: u64,
+}
+
+impl Run {
+    fn range(self) -> Range<u64> {
+        self.offset..self.offset + self.bytes
+    }
 }
 
 /// The bytes of a weight.
@@ -93,10 +98,8 @@ impl Placement {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let failed = |error: std::io::Error| Error::io("write", path, &error);
-        let file = BufWriter::new(File::create(path).map_err(failed)?);
-        let mut data = Data { file, path, end: 0, run: Run { offset: 0, bytes: 0 }, progress };
+    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
+        let mut sink = Sink::create(path, true)?;
         let weight = |number: usize| &part.graph.weights()[self.blocks[number].weight];
         let needs: Vec<u64> =
             (0..self.blocks.len()).map(|number| part.store.stored_needs(weight(number))).collect();
@@ -106,50 +109,23 @@ impl Placement {
         };
         in_order(part.limits, &needs, make, &mut |number, stored| {
             let block = &self.blocks[number];
+            let mut put = |run: Run, bytes: &[u8]| {
+                sink.begin(run.range())?;
+                progress(bytes.len() as u64);
+                sink.put(bytes)
+            };
             match (stored, block.scales) {
-                (Stored::Bytes(bytes), _) => data.put(block.numbers, bytes),
-                (Stored::Tables(tables), Some(scales)) => data
-                    .put(scales, &tables.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>()),
+                (Stored::Bytes(bytes), _) => put(block.numbers, bytes),
+                (Stored::Tables(tables), Some(scales)) => {
+                    put(scales, &tables.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())
+                }
                 (Stored::Tables(_), None) | (Stored::Lengths(_), _) => {
                     Err(Error::bug("scales of plain numbers"))
                 }
             }
         })?;
-        data.finish()?;
-        data.file.flush().map_err(failed)
-    }
-}
-
-/// The data file as it is written.
-struct Data<'a> {
-    file: BufWriter<File>,
-    path: &'a Path,
-    end: u64,
-    /// What is being written.
-    run: Run,
-    progress: &'a mut dyn FnMut(u64),
-}
-
-impl Data<'_> {
-    /// Writes bytes of a run, behind zeros where it begins.
-    fn put(&mut self, run: Run, bytes: &[u8]) -> Result<()> {
-        if run != self.run {
-            self.finish()?;
-            let gap = [0; ALIGN_LARGE as usize];
-            let written = self.file.write_all(&gap[..(run.offset - self.end) as usize]);
-            written.map_err(|error| Error::io("write", self.path, &error))?;
-            (self.end, self.run) = (run.offset, run);
-        }
-        self.end += bytes.len() as u64;
-        (self.progress)(bytes.len() as u64);
-        self.file.write_all(bytes).map_err(|error| Error::io("write", self.path, &error))
-    }
-
-    fn finish(&self) -> Result<()> {
-        if self.end == self.run.offset + self.run.bytes {
-            return Ok(());
-        }
-        Err(Error::bug("a weight has another size than its type"))
+        sink.end()?;
+        sink.finish()
     }
 }
 

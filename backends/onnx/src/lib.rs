@@ -15,7 +15,7 @@ use std::path::Path;
 
 use prost::Message;
 use snapc_backend::limits::Use;
-use snapc_backend::{Backend, Device, Native, Part};
+use snapc_backend::{Backend, Device, Native, Part, Written};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
@@ -78,7 +78,7 @@ impl Backend for Onnx {
         part.to_string()
     }
 
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
         let placement = Placement::new(part.graph);
         let model = emit::model(part, &placement, self.layout)?;
         let length = model.encoded_len() as u64;
@@ -90,10 +90,10 @@ impl Backend for Onnx {
         std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
         drop(model);
         progress(layout::inline_bytes(part.graph));
-        if placement.bytes() > 0 {
-            placement.write(part, &path.join(DATA_FILE), progress)?;
+        if placement.bytes() == 0 {
+            return Ok(Vec::new());
         }
-        Ok(())
+        Ok(vec![placement.write(part, &path.join(DATA_FILE), progress)?])
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {

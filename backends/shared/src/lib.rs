@@ -4,6 +4,7 @@ mod legalize;
 pub mod limits;
 mod lower;
 mod names;
+mod sink;
 mod tidy;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use snapc_weights::{Limits, Store};
 pub use legalize::{Explanation, LegalGraph, Legalized, legalize, legalize_explained, legalize_whole};
 pub use lower::Device;
 pub use names::Names;
+pub use sink::{Sink, Written};
 
 /// Whether a target has an op for these operands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +82,12 @@ pub trait Backend: Send + Sync {
     fn artifact(&self, part: &str) -> String;
 
     /// Writes a part to `path`, which does not exist yet and is renamed by the caller once all is well.
-    /// Same part, same bytes. `progress` is told the bytes of weights written since its last call.
+    /// Same part, same bytes. `progress` is told the bytes of weights written since its last call. Gives the files whose hash was taken on
+    /// the way: those of weights.
     ///
     /// # Errors
     /// If a weight cannot be read or the folder not be written.
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()>;
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>>;
 
     /// Reads what was written back into a graph and the store of its weights. Written from the format's specification,
     /// not from the writer.

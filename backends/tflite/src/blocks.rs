@@ -2,10 +2,10 @@
 //! written before a number is read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::Path;
 
-use snapc_ir::{DType, Error, Graph, Result, Source, Weight};
+use snapc_backend::Sink;
+use snapc_ir::{DType, Graph, Result, Source, Weight};
 use snapc_weights::{Limits, Make, Store, Stored, in_order};
 
 use crate::encode::{self, Form};
@@ -127,6 +127,11 @@ impl Blocks {
         &self.blocks
     }
 
+    /// Whether scales, which are known last, stand in the flatbuffer.
+    pub fn has_inner_scales(&self) -> bool {
+        self.blocks.iter().any(|block| matches!(block.what, What::Codes(_) | What::Steps))
+    }
+
     /// Bytes of all weights that stand in the flatbuffer.
     pub fn inline_bytes(&self) -> u64 {
         self.inline_bytes
@@ -141,13 +146,12 @@ impl Blocks {
     /// flatbuffer. `progress` is told the bytes of weights since its last call.
     ///
     /// # Errors
-    /// If a weight cannot be read, or what `failed` makes of a failed write.
+    /// If a weight cannot be read or the file not be written.
     pub fn write(
         &self,
         signatures: &[Signature],
         limits: Limits,
-        file: &mut dyn Write,
-        failed: &dyn Fn(std::io::Error) -> Error,
+        sink: &mut Sink,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scales> {
         // Scales come with their codes.
@@ -168,18 +172,24 @@ impl Blocks {
             store.stored(weight, scratch, sink)
         };
         let mut inner = Scales::new();
-        let mut output = Output { blocks: &self.blocks, file, failed, block: None, end: 0 };
+        // Offsets count from the end of the flatbuffer on.
+        let start = sink.at();
+        let mut put = |number: usize, bytes: &[u8]| {
+            let Block { offset, bytes: length, .. } = self.blocks[number];
+            sink.begin(start + offset..start + offset + length)?;
+            sink.put(bytes)
+        };
         in_order(limits, &needs, make, &mut |at, stored| {
             let number = read[at];
             match (stored, self.blocks[number].what) {
                 (Stored::Bytes(bytes), _) => {
                     progress(bytes.len() as u64);
-                    output.put(number, bytes)
+                    put(number, bytes)
                 }
                 (Stored::Tables(scales), What::CodesBeforeScales) => {
                     let bytes: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
                     progress(bytes.len() as u64);
-                    output.put(number + 1, &bytes)
+                    put(number + 1, &bytes)
                 }
                 (Stored::Tables(scales), _) => {
                     progress(self.blocks[number].told() - self.blocks[number].bytes);
@@ -192,43 +202,9 @@ impl Blocks {
                 }
             }
         })?;
-        output.finish()?;
-        file.write_all(&[0; TAIL as usize]).map_err(failed)?;
+        sink.end()?;
+        sink.put(&[0; TAIL as usize])?;
         Ok(inner)
-    }
-}
-
-/// What is behind the flatbuffer, as it is written.
-struct Output<'a> {
-    blocks: &'a [Block],
-    file: &'a mut dyn Write,
-    failed: &'a dyn Fn(std::io::Error) -> Error,
-    /// The block that is being written.
-    block: Option<usize>,
-    end: u64,
-}
-
-impl Output<'_> {
-    /// Writes bytes of a block, behind zeros where it begins.
-    fn put(&mut self, number: usize, bytes: &[u8]) -> Result<()> {
-        if self.block != Some(number) {
-            self.finish()?;
-            let gap = [0; ALIGNMENT as usize];
-            let start = self.blocks[number].offset;
-            self.file.write_all(&gap[..(start - self.end) as usize]).map_err(self.failed)?;
-            (self.end, self.block) = (start, Some(number));
-        }
-        self.end += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(self.failed)
-    }
-
-    fn finish(&self) -> Result<()> {
-        match self.block.map(|number| &self.blocks[number]) {
-            Some(block) if self.end != block.offset + block.bytes => {
-                Err(Error::bug("a weight has another size than its type"))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -1,10 +1,8 @@
 //! A file: its signatures, the weights that they share, and how it is written.
 
-use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use snapc_backend::LegalGraph;
+use snapc_backend::{LegalGraph, Sink, Written};
 use snapc_ir::{Error, Graph, Result};
 use snapc_weights::{Limits, Store};
 
@@ -59,21 +57,19 @@ impl<'a> ModelFile<'a> {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    pub fn write(&self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<Written> {
         let model = || emit::model(self.signatures, self.facts, &self.blocks);
-        let failed = |error: std::io::Error| Error::io("write", path, &error);
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-        file.write_all(pack::pack(&model()?, &self.blocks).bytes()).map_err(failed)?;
+        let mut sink = Sink::create(path, !self.blocks.has_inner_scales())?;
+        sink.put(pack::pack(&model()?, &self.blocks).bytes())?;
         progress(self.blocks.inline_bytes());
-        let scales = self.blocks.write(self.signatures, limits, &mut file, &failed, progress)?;
+        let scales = self.blocks.write(self.signatures, limits, &mut sink, progress)?;
         if !scales.is_empty() {
             // Scales are known now; the flatbuffer's length does not depend on them. The model was not held meanwhile.
             let mut model = model()?;
             emit::set_scales(&mut model, &scales);
-            file.seek(SeekFrom::Start(0)).map_err(failed)?;
-            file.write_all(pack::pack(&model, &self.blocks).bytes()).map_err(failed)?;
+            sink.replace_start(pack::pack(&model, &self.blocks).bytes())?;
         }
-        file.flush().map_err(failed)
+        sink.finish()
     }
 }
 

@@ -20,7 +20,7 @@ mod schema;
 use std::path::Path;
 
 use snapc_backend::limits::Use;
-use snapc_backend::{Backend, Device, Native, Part};
+use snapc_backend::{Backend, Device, Native, Part, Written};
 use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::Store;
@@ -67,10 +67,10 @@ impl Backend for TfLite {
         format!("{part}.tflite")
     }
 
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
         let &Part { graph, store, limits, facts } = part;
         let signatures = [Signature { key: schema::SIGNATURE.to_string(), graph, store }];
-        ModelFile::new(&signatures, facts)?.write(path, limits, progress)
+        Ok(vec![ModelFile::new(&signatures, facts)?.write(path, limits, progress)?])
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {

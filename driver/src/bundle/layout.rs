@@ -83,7 +83,7 @@ pub fn lay_out(
         for name in names {
             rename(&from.join(name), &into.join(&folder).join(name))?;
         }
-        let files = files::list(&into.join(&folder), &[])?;
+        let files = files::list(&into.join(&folder), &[], &[])?;
         let files = prefixed(&files, &folder);
         subnets.push(SubnetEntry {
             name,

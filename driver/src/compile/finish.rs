@@ -114,7 +114,7 @@ pub fn finish(
     if options.provenance {
         job.staging()?.write(SBOM, provenance::sbom(&manifest).as_bytes())?;
     }
-    manifest.files = files::list(job.staging()?.path(), &files::UNLISTED)?;
+    manifest.files = files::list(job.staging()?.path(), &files::UNLISTED, &job.written)?;
     job.staging()?.write(MANIFEST, manifest.text()?.as_bytes())?;
     if options.provenance {
         provenance::write(job.staging()?.path(), &manifest)?;

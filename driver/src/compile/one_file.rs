@@ -77,10 +77,11 @@ pub fn write(
         .at(target)?;
     let limits = graphs.iter().map(|own| limits(options, own)).collect::<Result<Vec<_>>>()?;
     report.begin(FILE, files.iter().map(ModelFile::weight_bytes).sum());
-    jobs.iter().zip(&files).zip(limits).try_for_each(|((job, file), limits)| {
+    for ((job, file), limits) in jobs.iter_mut().zip(&files).zip(limits) {
         let path = job.staging()?.path().join(FILE);
-        file.write(&path, limits, &mut |bytes| report.advance(bytes)).at(target)
-    })
+        job.written.push(file.write(&path, limits, &mut |bytes| report.advance(bytes)).at(target)?);
+    }
+    Ok(())
 }
 
 fn target() -> Place {

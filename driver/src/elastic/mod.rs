@@ -5,27 +5,23 @@ mod assemble;
 mod weave;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use snapc_assemble::{Chunk, FileEntry, INDEX, Index, Piece, Subnet};
+use snapc_backend::{Sink, Written};
 use snapc_ir::{Error, Result};
+use snapc_weights::hexadecimal;
 
 use crate::Report;
-use crate::files::{self, hexadecimal};
+use crate::files;
 use crate::manifest::Manifest;
 pub use assemble::{AssembleOptions, Assembled, assemble, write};
 use weave::{Source, Weight, find, stretches};
 
 /// Codes, scales and parts of a weight have names that begin alike.
 const CANDIDATES: usize = 6;
-
-/// Bytes of a chunk that are written at once.
-const BUFFER: usize = 1 << 20;
 
 /// What a store holds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -144,7 +140,7 @@ impl Folder {
             sha256: file.sha256,
             pieces: Vec::new(),
         };
-        let files = files::list(path, &[])?.into_iter().map(entry).collect();
+        let files = files::list(path, &[], &[])?.into_iter().map(entry).collect();
         let name = manifest.label();
         Ok(Folder { path: path.to_path_buf(), entry: Subnet { name, chunks: Vec::new(), files }, weights })
     }
@@ -282,7 +278,7 @@ struct Chunks<'a> {
     subnet: &'a str,
     most: u64,
     done: Vec<Chunk>,
-    open: Option<(BufWriter<File>, PathBuf, Sha256, u64)>,
+    open: Option<Sink>,
 }
 
 impl<'a> Chunks<'a> {
@@ -292,18 +288,17 @@ impl<'a> Chunks<'a> {
 
     fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            if self.open.is_none() {
-                let path = self.into.join(format!("{}.{:03}", self.subnet, self.done.len()));
-                let file = File::create_new(&path).map_err(|error| Error::io("write", &path, &error))?;
-                self.open = Some((BufWriter::with_capacity(BUFFER, file), path, Sha256::new(), 0));
-            }
-            let Some((file, path, hash, length)) = &mut self.open else { continue };
-            let (now, rest) = bytes.split_at(bytes.len().min((self.most - *length) as usize));
-            file.write_all(now).map_err(|error| Error::io("write", &*path, &error))?;
-            hash.update(now);
-            *length += now.len() as u64;
+            let sink = match &mut self.open {
+                Some(sink) => sink,
+                None => {
+                    let path = self.into.join(format!("{}.{:03}", self.subnet, self.done.len()));
+                    self.open.insert(Sink::create(&path, true)?)
+                }
+            };
+            let (now, rest) = bytes.split_at(bytes.len().min((self.most - sink.at()) as usize));
+            sink.put(now)?;
             bytes = rest;
-            if *length == self.most {
+            if sink.at() == self.most {
                 self.close()?;
             }
         }
@@ -311,10 +306,11 @@ impl<'a> Chunks<'a> {
     }
 
     fn close(&mut self) -> Result<()> {
-        if let Some((mut file, path, hash, bytes)) = self.open.take() {
-            file.flush().map_err(|error| Error::io("write", &path, &error))?;
+        if let Some(sink) = self.open.take() {
+            let Written { path, bytes, sha256 } = sink.finish()?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            self.done.push(Chunk { name, bytes, sha256: hexadecimal(&hash.finalize()) });
+            let hash = sha256.ok_or_else(|| Error::bug("a chunk has no hash"))?;
+            self.done.push(Chunk { name, bytes, sha256: hexadecimal(&hash) });
         }
         Ok(())
     }

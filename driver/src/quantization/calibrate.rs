@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use snapc_frontends::Part;
 use snapc_interp::Interpreter;
 use snapc_ir::{Error, Graph, Place, Result, ValueId};
@@ -16,6 +15,7 @@ use super::state::{Measured, State};
 use crate::Report;
 use crate::baking::{check_guidance, evaluate};
 use crate::examples::{Example, borrowed, draw, lines};
+use crate::files::digest_of;
 use crate::options::{Bake, Width};
 use crate::output::check_parent;
 use crate::parts::{Choice, Parts};
@@ -239,7 +239,6 @@ fn facts(
     guidance: Option<f32>,
     subjects: &[Subject],
 ) -> Result<Facts> {
-    let digest = Sha256::digest(prompts.join("\n"));
     let checkpoints = subjects
         .iter()
         .map(|subject| Ok((subject.part.name().to_string(), subject.store.fingerprint()?)))
@@ -252,7 +251,7 @@ fn facts(
         guidance,
         moments: options.moments.name().to_string(),
         prompts: prompts.len(),
-        prompts_digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        prompts_digest: digest_of(prompts.join("\n").as_bytes()),
         checkpoints,
     })
 }
