@@ -160,7 +160,7 @@ fn written(part: Part, subnet: &str, target: Target, folder: &std::path::Path) -
     let own = folder.join(what.replace(' ', "."));
     std::fs::create_dir(&own).unwrap();
     let path = own.join(backend.artifact(part.name()));
-    backend.write(&Written::new(&legal, &store, &[]), &path, &mut |_| {}).unwrap();
+    backend.write(Written::new(legal.clone(), &store, &[]), &path, &mut |_| {}).unwrap();
     let (read, read_store) = backend.read(&path).unwrap();
 
     let here = rounded(&legal, &store, |weight| weight.coded().is_some() || weight.stepped().is_some());
@@ -305,7 +305,7 @@ fn every_subnet_runs_with_every_encoding() {
             let own = folder.path().join(number.to_string());
             std::fs::create_dir(&own).unwrap();
             let path = own.join(backend.artifact("transformer"));
-            backend.write(&Written::new(&legal, &store, &[]), &path, &mut |_| {}).unwrap();
+            backend.write(Written::new(legal.clone(), &store, &[]), &path, &mut |_| {}).unwrap();
             let (read, store) = backend.read(&path).unwrap();
             let inputs = examples(Part::Transformer, subnet).remove(0);
             expected.push(interpret(&read, &store, &inputs));

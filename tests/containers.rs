@@ -209,8 +209,8 @@ fn interpret(graph: &Graph, store: &Store, case: &Case) -> Tensor {
 fn write(backend: &dyn Backend, legal: &LegalGraph, path: &Path) -> u64 {
     let mut told = 0;
     let store = Store::empty();
-    let part = Part::new(legal, &store, &[]);
-    backend.write(&part, path, &mut |bytes| told += bytes).unwrap_or_else(|error| panic!("{error}"));
+    let part = Part::new(legal.clone(), &store, &[]);
+    backend.write(part, path, &mut |bytes| told += bytes).unwrap_or_else(|error| panic!("{error}"));
     told
 }
 

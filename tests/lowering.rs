@@ -216,8 +216,8 @@ fn a_wide_feed_forward_in_parts() {
 
 fn write(target: Target, graph: &LegalGraph, path: &Path) {
     let store = Store::empty();
-    let part = snapc_backend::Part::new(graph, &store, &[]);
-    target.backend(MinOs::default()).write(&part, path, &mut |_| {}).unwrap();
+    let part = snapc_backend::Part::new(graph.clone(), &store, &[]);
+    target.backend(MinOs::default()).write(part, path, &mut |_| {}).unwrap();
 }
 
 /// The paper's pipeline, its weights zeros that take no disk.
@@ -350,8 +350,8 @@ fn onnx_runtime_fuses_what_is_written_for_it() {
     let (legal, _) = legalize_explained(&graph, backend.as_ref(), Device::Cpu).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("transformer");
-    let part = snapc_backend::Part::new(&legal, &imported.store, &[]);
-    backend.write(&part, &path, &mut |_| {}).unwrap();
+    let part = snapc_backend::Part::new(legal.clone(), &imported.store, &[]);
+    backend.write(part, &path, &mut |_| {}).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/onnx_check.py");
     let done = Command::new(runtimes::python()).arg(script).arg("--fused").arg(&path).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

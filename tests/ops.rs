@@ -130,8 +130,8 @@ fn legal_and_read_back() {
 
 fn write(backend: &dyn Backend, legal: &snapc_backend::LegalGraph, path: &std::path::Path) {
     let store = Store::empty();
-    let part = Part::new(legal, &store, &[]);
-    backend.write(&part, path, &mut |_| {}).unwrap();
+    let part = Part::new(legal.clone(), &store, &[]);
+    backend.write(part, path, &mut |_| {}).unwrap();
 }
 
 /// Each target's own software on each case, in f32 and in f16.

@@ -143,8 +143,8 @@ fn check(target: Target, precision: Precision, bound: f64) {
             inputs: own.join("inputs.safetensors"),
             outputs: own.join("outputs.safetensors"),
         };
-        let part = Part::new(&legal, &store, &[]);
-        backend.write(&part, &job.artifact, &mut |_| {}).unwrap();
+        let part = Part::new(legal, &store, &[]);
+        backend.write(part, &job.artifact, &mut |_| {}).unwrap();
         let inputs: Vec<(&str, &Tensor)> =
             model.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         tensor_file(&job.inputs, &inputs);

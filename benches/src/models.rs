@@ -85,5 +85,5 @@ pub fn write(graph: &Graph, target: Target, store: &Store, path: &Path) -> Resul
     if path.is_dir() {
         std::fs::remove_dir_all(path).map_err(|error| Error::io("replace", path, &error))?;
     }
-    backend.write(&Part::new(&legal, store, &[]), path, &mut |_| {}).map(drop)
+    backend.write(Part::new(legal, store, &[]), path, &mut |_| {}).map(drop)
 }

@@ -225,7 +225,7 @@ fn write_jobs(
     }
     let limits = limits(options, &legal)?;
     report.begin(imported.graph.name(), legal.iter().map(|(graph, _)| graph.weight_bytes()).sum());
-    for (job, legal) in jobs.iter_mut().zip(&legal) {
+    for (job, legal) in jobs.iter_mut().zip(legal) {
         let written = write_part(job, legal, schedule, limits, report)?;
         job.written.extend(written);
     }
@@ -301,16 +301,16 @@ fn limits(options: &CompileOptions, graphs: &[Legal]) -> Result<Limits> {
 
 fn write_part(
     job: &Job,
-    (graph, store): &Legal,
+    (graph, store): Legal,
     schedule: &Schedule,
     limits: Limits,
     report: &mut dyn Report,
 ) -> Result<Vec<Written>> {
     let facts = facts(job, schedule, graph.name() == Part::Transformer.name());
-    let part = snapc_backend::Part { limits, ..snapc_backend::Part::new(graph, store, &facts) };
     let path = job.staging()?.path().join(job.backend.artifact(graph.name()));
+    let part = snapc_backend::Part { limits, ..snapc_backend::Part::new(graph, &store, &facts) };
     job.backend
-        .write(&part, &path, &mut |bytes| report.advance(bytes))
+        .write(part, &path, &mut |bytes| report.advance(bytes))
         .at(|| Place::Target(job.target.name().to_string()))
 }
 

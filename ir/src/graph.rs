@@ -139,6 +139,11 @@ impl Graph {
         &self.weights
     }
 
+    /// The weights alone: what a writer needs once the nodes are written.
+    pub fn into_weights(self) -> Vec<Weight> {
+        self.weights
+    }
+
     /// The inputs, in the order in which artifacts list them.
     pub fn inputs(&self) -> &[Port] {
         &self.inputs

@@ -118,7 +118,7 @@ fn artifact(target: Target) -> (TempDir, PathBuf) {
     let legal = legalize(&text::parse(GRAPH).unwrap(), &*backend).unwrap();
     let artifact =
         place.path().join(format!("part{}", if target == Target::CoreMl { ".mlpackage" } else { "" }));
-    backend.write(&Part::new(&legal, &Store::empty(), &[]), &artifact, &mut |_| {}).unwrap();
+    backend.write(Part::new(legal, &Store::empty(), &[]), &artifact, &mut |_| {}).unwrap();
     (place, artifact)
 }
 

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::f16;
-use snapc_backend::{Part, Sink, Written};
+use snapc_backend::{Sink, Written};
 use snapc_ir::{Coded, DType, Error, Graph, Result, Weight};
-use snapc_weights::{Make, Stored, in_order};
+use snapc_weights::{Limits, Make, Store, Stored, in_order};
 
 use crate::MinOs;
 use crate::encode::{self, Form};
@@ -144,7 +144,14 @@ impl Layout {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
+    pub fn write(
+        &self,
+        weights: &[Weight],
+        store: &Store,
+        limits: Limits,
+        path: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Written> {
         let mut sink = Sink::create(path, true)?;
         let count = u32::try_from(self.blobs.len())
             .map_err(|_| Error::limit("a weight file holds at most 2^32 - 1 weights"))?;
@@ -153,14 +160,14 @@ impl Layout {
         let read: Vec<(usize, &Weight)> = (0..)
             .zip(&self.blobs)
             .filter_map(|(number, blob)| match blob.what {
-                What::Numbers(weight) | What::Codes(weight) => Some((number, &part.graph.weights()[weight])),
+                What::Numbers(weight) | What::Codes(weight) => Some((number, &weights[weight])),
                 What::Tables | What::Zeros => None,
             })
             .collect();
-        let needs: Vec<u64> = read.iter().map(|(_, weight)| part.store.stored_needs(weight)).collect();
+        let needs: Vec<u64> = read.iter().map(|(_, weight)| store.stored_needs(weight)).collect();
         let mut next = 0;
-        let make: Make = &|number, scratch, sink| part.store.stored(read[number].1, scratch, sink);
-        in_order(part.limits, &needs, make, &mut |number, stored| {
+        let make: Make = &|number, scratch, sink| store.stored(read[number].1, scratch, sink);
+        in_order(limits, &needs, make, &mut |number, stored| {
             let (blob, weight) = read[number];
             match stored {
                 Stored::Bytes(bytes) => {

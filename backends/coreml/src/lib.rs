@@ -134,7 +134,7 @@ impl Backend for CoreMl {
         format!("{}.mlpackage", words.collect::<String>())
     }
 
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
+    fn write(&self, part: Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
         Ok(vec![package::write(part, self.min_os, path, progress)?])
     }
 

@@ -29,19 +29,21 @@ const AUTHOR: &str = "com.apple.CoreML";
 ///
 /// # Errors
 /// If a weight cannot be read or a file not be written.
-pub fn write(part: &Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
+pub fn write(part: Part, min_os: MinOs, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
     let data = path.join("Data").join(AUTHOR);
     let weights = data.join("weights");
     fs::create_dir_all(&weights).map_err(|error| Error::io("create", &weights, &error))?;
-    let layout = Layout::new(part.graph, min_os)?;
+    let layout = Layout::new(&part.graph, min_os)?;
     let model = Model {
         specification_version: min_os.specification(),
-        description: Some(description(part)),
-        ml_program: Some(program(part.graph, part.store, &layout, min_os)?),
+        description: Some(description(&part)),
+        ml_program: Some(program(&part.graph, part.store, &layout, min_os)?),
     }
     .encode_to_vec();
     save(&data.join("model.mlmodel"), &model)?;
-    let written = layout.write(part, &weights.join("weight.bin"), progress)?;
+    let Part { graph, store, limits, .. } = part;
+    let (file, weights) = (weights.join("weight.bin"), graph.into_weights());
+    let written = layout.write(&weights, store, limits, &file, progress)?;
     let hash = written.sha256.ok_or_else(|| Error::bug("a weight file has no hash"))?;
     save(&path.join("Manifest.json"), manifest(&model, &hash)?.as_bytes())?;
     Ok(written)
@@ -52,7 +54,7 @@ fn save(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn description(part: &Part) -> ModelDescription {
-    let features = |ports: &[Port]| ports.iter().map(|port| feature(part.graph, port)).collect();
+    let features = |ports: &[Port]| ports.iter().map(|port| feature(&part.graph, port)).collect();
     let mut user_defined: BTreeMap<String, String> = part.facts.iter().cloned().collect();
     user_defined.insert(GRAPH_NAME.to_string(), part.graph.name().to_string());
     ModelDescription {

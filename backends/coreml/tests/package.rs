@@ -283,12 +283,12 @@ fn what_cannot_be_written_is_an_error() {
     let legal = legalize(&graph, &backend).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::empty();
-    let part = Part::new(&legal, &store, &[]);
-    let error = backend.write(&part, &folder.path().join("a.mlpackage"), &mut |_| ()).unwrap_err();
+    let part = || Part::new(legal.clone(), &store, &[]);
+    let error = backend.write(part(), &folder.path().join("a.mlpackage"), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("linear.bias"), "{error}");
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = backend.write(&part, &file.join("b.mlpackage"), &mut |_| ()).unwrap_err();
+    let error = backend.write(part(), &file.join("b.mlpackage"), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("cannot create"), "{error}");
 }
 

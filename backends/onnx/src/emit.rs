@@ -30,7 +30,7 @@ pub fn model(part: &Part, placement: &Placement, layout: Layout) -> Result<Model
         ir_version: IR_VERSION,
         producer_name: "snapc".to_string(),
         producer_version: env!("CARGO_PKG_VERSION").to_string(),
-        graph: Some(graph(part.graph, part.store, placement, layout)?),
+        graph: Some(graph(&part.graph, part.store, placement, layout)?),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: OPSET }],
         metadata_props: facts,
     })

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use snapc_backend::{Part, Sink, Written};
+use snapc_backend::{Sink, Written};
 use snapc_ir::{Coded, Context, DType, Error, Graph, Place, Result, Weight};
-use snapc_weights::{Make, Stored, in_order};
+use snapc_weights::{Limits, Make, Store, Stored, in_order};
 
 /// Weights of fewer bytes stand in the model file, where shape inference and graph optimizers see them.
 const FEWEST_BYTES: u64 = 1024;
@@ -93,21 +93,28 @@ impl Placement {
         self.bytes
     }
 
-    /// Writes the data file, one weight after the other, with zeros between. `progress` is told the bytes of weights
+    /// Writes the data file of the graph's weights, one after the other, with zeros between. `progress` is told the bytes of weights
     /// since its last call.
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Written> {
+    pub fn write(
+        &self,
+        weights: &[Weight],
+        store: &Store,
+        limits: Limits,
+        path: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Written> {
         let mut sink = Sink::create(path, true)?;
-        let weight = |number: usize| &part.graph.weights()[self.blocks[number].weight];
+        let weight = |number: usize| &weights[self.blocks[number].weight];
         let needs: Vec<u64> =
-            (0..self.blocks.len()).map(|number| part.store.stored_needs(weight(number))).collect();
+            (0..self.blocks.len()).map(|number| store.stored_needs(weight(number))).collect();
         let make: Make = &|number, scratch, sink| {
             let weight = weight(number);
-            part.store.stored(weight, scratch, sink).at(|| Place::Tensor(weight.name.clone()))
+            store.stored(weight, scratch, sink).at(|| Place::Tensor(weight.name.clone()))
         };
-        in_order(part.limits, &needs, make, &mut |number, stored| {
+        in_order(limits, &needs, make, &mut |number, stored| {
             let block = &self.blocks[number];
             let mut put = |run: Run, bytes: &[u8]| {
                 sink.begin(run.range())?;

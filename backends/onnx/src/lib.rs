@@ -78,22 +78,24 @@ impl Backend for Onnx {
         part.to_string()
     }
 
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
-        let placement = Placement::new(part.graph);
-        let model = emit::model(part, &placement, self.layout)?;
+    fn write(&self, part: Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
+        let placement = Placement::new(&part.graph);
+        let model = emit::model(&part, &placement, self.layout)?;
         let length = model.encoded_len() as u64;
-        if let Some(error) = legal::too_long(part.graph, length) {
+        if let Some(error) = legal::too_long(&part.graph, length) {
             return Err(error);
         }
         std::fs::create_dir(path).map_err(|error| Error::io("create", path, &error))?;
         let file = path.join(MODEL_FILE);
         std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
         drop(model);
-        progress(layout::inline_bytes(part.graph));
+        progress(layout::inline_bytes(&part.graph));
         if placement.bytes() == 0 {
             return Ok(Vec::new());
         }
-        Ok(vec![placement.write(part, &path.join(DATA_FILE), progress)?])
+        let Part { graph, store, limits, .. } = part;
+        let weights = graph.into_weights();
+        Ok(vec![placement.write(&weights, store, limits, &path.join(DATA_FILE), progress)?])
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {

@@ -67,8 +67,8 @@ fn parts() -> impl Iterator<Item = Case> {
 fn write(onnx: Onnx, case: &Case, path: &Path) -> String {
     let legal = legalize(&case.graph, &onnx).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     let facts = [("a".to_string(), "b".to_string())];
-    let part = Part::new(&legal, &case.store, &facts);
-    onnx.write(&part, path, &mut |_| {}).unwrap();
+    let part = Part::new(legal.clone(), &case.store, &facts);
+    onnx.write(part, path, &mut |_| {}).unwrap();
     text::print(&legal)
 }
 

@@ -21,8 +21,8 @@ fn written(case: &Case) -> Written {
     let path = folder.path().join("part");
     let legal = legalize(&case.graph, &Onnx::default()).unwrap();
     let facts = [("config".to_string(), "{}".to_string())];
-    let part = Part::new(&legal, &case.store, &facts);
-    Onnx::default().write(&part, &path, &mut |_| {}).unwrap();
+    let part = Part::new(legal, &case.store, &facts);
+    Onnx::default().write(part, &path, &mut |_| {}).unwrap();
     let model = std::fs::read(path.join("model.onnx")).unwrap();
     Written { _folder: folder, path, model }
 }

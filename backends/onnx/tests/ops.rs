@@ -27,9 +27,9 @@ fn normal(graph: &Graph) -> Graph {
 fn write(case: &Case, legal: &LegalGraph, folder: &Path) -> u64 {
     let facts = [("snapc.part".to_string(), case.name.clone())];
     let mut bytes = 0;
-    let part = Part::new(legal, &case.store, &facts);
+    let part = Part::new(legal.clone(), &case.store, &facts);
     Onnx::default()
-        .write(&part, folder, &mut |count| bytes += count)
+        .write(part, folder, &mut |count| bytes += count)
         .unwrap_or_else(|error| panic!("{}: {error}", case.name));
     bytes
 }

@@ -1,7 +1,7 @@
 use std::ops::Deref;
 
 use snapc_ir::ops::Op;
-use snapc_ir::{Context, Error, Graph, Place, Replayed, Result, Stage, rewrite, rewrite_whole};
+use snapc_ir::{Context, Error, Graph, Place, Replayed, Result, Stage, Weight, rewrite, rewrite_whole};
 
 use crate::lower::{self, Device};
 use crate::tidy::tidy;
@@ -14,6 +14,13 @@ const ROUNDS: usize = 16;
 /// A graph of only what its target has. Nothing but [`legalize`] makes one, so a writer meets no op that it lacks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LegalGraph(Graph);
+
+impl LegalGraph {
+    /// As [`Graph::into_weights`].
+    pub fn into_weights(self) -> Vec<Weight> {
+        self.0.into_weights()
+    }
+}
 
 impl Deref for LegalGraph {
     type Target = Graph;

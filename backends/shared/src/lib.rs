@@ -29,8 +29,8 @@ pub enum Native {
 
 /// What a backend is given to write one part.
 pub struct Part<'a> {
-    /// The graph: `text_encoder`, `transformer` or `vae_decoder`.
-    pub graph: &'a LegalGraph,
+    /// The graph: `text_encoder`, `transformer` or `vae_decoder`. It is the writer's: while weights are written, its nodes are gone.
+    pub graph: LegalGraph,
     /// Where its weights are.
     pub store: &'a Store,
     /// How much is read and encoded at once.
@@ -41,7 +41,7 @@ pub struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// A part, written at the usual pace.
-    pub fn new(graph: &'a LegalGraph, store: &'a Store, facts: &'a [(String, String)]) -> Self {
+    pub fn new(graph: LegalGraph, store: &'a Store, facts: &'a [(String, String)]) -> Self {
         Part { graph, store, limits: Limits::default(), facts }
     }
 }
@@ -87,7 +87,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// If a weight cannot be read or the folder not be written.
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>>;
+    fn write(&self, part: Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>>;
 
     /// Reads what was written back into a graph and the store of its weights. Written from the format's specification,
     /// not from the writer.

@@ -142,14 +142,14 @@ impl Blocks {
         self.inline_bytes + self.blocks.iter().map(Block::told).sum::<u64>()
     }
 
-    /// Writes one block after the other with zeros between, and zeros at the end; gives the scales that belong into the
+    /// Writes one block after the other, of the weights of each signature and their store, with zeros between, and zeros at the end; gives the scales that belong into the
     /// flatbuffer. `progress` is told the bytes of weights since its last call.
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
     pub fn write(
         &self,
-        signatures: &[Signature],
+        weights: &[(&[Weight], &Store)],
         limits: Limits,
         sink: &mut Sink,
         progress: &mut dyn FnMut(u64),
@@ -159,8 +159,8 @@ impl Blocks {
             (0..self.blocks.len()).filter(|&number| self.blocks[number].what != What::Scales).collect();
         let source = |number: usize| {
             let block = &self.blocks[number];
-            let Signature { graph, store, .. } = &signatures[block.signature];
-            (&graph.weights()[block.weight], *store)
+            let (weights, store) = weights[block.signature];
+            (&weights[block.weight], store)
         };
         let need = |&number: &usize| {
             let (weight, store) = source(number);

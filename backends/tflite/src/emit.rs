@@ -40,7 +40,7 @@ fn subgraph(
     block: &dyn Fn(usize) -> Option<usize>,
     buffers: &mut Buffers,
 ) -> Result<Subgraph> {
-    let graph: &Graph = signature.graph;
+    let graph: &Graph = &signature.graph;
     let mut emitter = Emitter::new(&signature.key, graph, buffers)?;
     for (index, value) in graph.values().iter().enumerate() {
         if let Def::Weight(id) = value.def {

@@ -15,15 +15,15 @@ use crate::{emit, legal, pack};
 pub struct Signature<'a> {
     /// The name, unique in the file: the graph's own, alone or with `_` and more behind it; `serving_default` where it is the only one.
     pub key: String,
-    /// The graph.
-    pub graph: &'a LegalGraph,
+    /// The graph. It is the file's: while weights are written, its nodes are gone.
+    pub graph: LegalGraph,
     /// Where its weights are.
     pub store: &'a Store,
 }
 
 /// One file of several signatures. Weights that have the same bytes by their recipes are stored once.
 pub struct ModelFile<'a> {
-    signatures: &'a [Signature<'a>],
+    signatures: Vec<Signature<'a>>,
     facts: &'a [(String, String)],
     blocks: Blocks,
 }
@@ -33,18 +33,19 @@ impl<'a> ModelFile<'a> {
     ///
     /// # Errors
     /// If the whole passes a limit of the format.
-    pub fn new(signatures: &'a [Signature<'a>], facts: &'a [(String, String)]) -> Result<Self> {
+    pub fn new(signatures: Vec<Signature<'a>>, facts: &'a [(String, String)]) -> Result<Self> {
         for (number, Signature { key, graph, .. }) in signatures.iter().enumerate() {
             let again = signatures[..number].iter().any(|other| other.key == *key);
             if again || !is_key(key, graph.name(), signatures.len()) {
                 return Err(Error::bug(format!("{key} cannot be the signature of {}", graph.name())));
             }
         }
-        let graphs: Vec<&Graph> = signatures.iter().map(|signature| &**signature.graph).collect();
+        let graphs: Vec<&Graph> = signatures.iter().map(|signature| &*signature.graph).collect();
         if let Some(error) = legal::check_file(&graphs).into_iter().next() {
             return Err(error);
         }
-        Ok(ModelFile { signatures, facts, blocks: Blocks::new(signatures) })
+        let blocks = Blocks::new(&signatures);
+        Ok(ModelFile { signatures, facts, blocks })
     }
 
     /// Bytes of the weights, shared ones once: what a writer's `progress` is told in all.
@@ -57,17 +58,24 @@ impl<'a> ModelFile<'a> {
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.
-    pub fn write(&self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<Written> {
-        let model = || emit::model(self.signatures, self.facts, &self.blocks);
-        let mut sink = Sink::create(path, !self.blocks.has_inner_scales())?;
-        sink.put(pack::pack(&model()?, &self.blocks).bytes())?;
-        progress(self.blocks.inline_bytes());
-        let scales = self.blocks.write(self.signatures, limits, &mut sink, progress)?;
-        if !scales.is_empty() {
+    pub fn write(self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<Written> {
+        let ModelFile { signatures, facts, blocks } = self;
+        let model = |signatures: &[Signature]| emit::model(signatures, facts, &blocks);
+        let mut sink = Sink::create(path, !blocks.has_inner_scales())?;
+        sink.put(pack::pack(&model(&signatures)?, &blocks).bytes())?;
+        progress(blocks.inline_bytes());
+        if blocks.has_inner_scales() {
+            let weights: Vec<_> = signatures.iter().map(|one| (one.graph.weights(), one.store)).collect();
+            let scales = blocks.write(&weights, limits, &mut sink, progress)?;
             // Scales are known now; the flatbuffer's length does not depend on them. The model was not held meanwhile.
-            let mut model = model()?;
+            let mut model = model(&signatures)?;
             emit::set_scales(&mut model, &scales);
-            sink.replace_start(pack::pack(&model, &self.blocks).bytes())?;
+            sink.replace_start(pack::pack(&model, &blocks).bytes())?;
+        } else {
+            let owned = signatures.into_iter().map(|one| (one.graph.into_weights(), one.store));
+            let owned: Vec<_> = owned.collect();
+            let weights: Vec<_> = owned.iter().map(|(weights, store)| (&weights[..], *store)).collect();
+            blocks.write(&weights, limits, &mut sink, progress)?;
         }
         sink.finish()
     }

@@ -67,10 +67,10 @@ impl Backend for TfLite {
         format!("{part}.tflite")
     }
 
-    fn write(&self, part: &Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
-        let &Part { graph, store, limits, facts } = part;
-        let signatures = [Signature { key: schema::SIGNATURE.to_string(), graph, store }];
-        Ok(vec![ModelFile::new(&signatures, facts)?.write(path, limits, progress)?])
+    fn write(&self, part: Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
+        let Part { graph, store, limits, facts } = part;
+        let signatures = vec![Signature { key: schema::SIGNATURE.to_string(), graph, store }];
+        Ok(vec![ModelFile::new(signatures, facts)?.write(path, limits, progress)?])
     }
 
     fn read(&self, path: &Path) -> Result<(Graph, Store)> {

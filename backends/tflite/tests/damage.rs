@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{Case, case, cases, inputs, texts};
-use snapc_backend::{Backend, Part, legalize};
+use snapc_backend::{Backend, LegalGraph, Part, legalize};
 use snapc_tflite::{ModelFile, Signature, TfLite, read_signature, read_signatures};
 use snapc_weights::Limits;
 
@@ -23,8 +23,8 @@ fn written(case: &Case) -> Written {
     let legal = legalize(&case.graph, &TfLite).unwrap();
     let facts =
         [("snapc.version".to_string(), "1".to_string()), ("snapc.width".to_string(), "64".to_string())];
-    let part = Part::new(&legal, &case.store, &facts);
-    TfLite.write(&part, &path, &mut |_| {}).unwrap();
+    let part = Part::new(legal, &case.store, &facts);
+    TfLite.write(part, &path, &mut |_| {}).unwrap();
     assert!(!inputs(&case.graph).is_empty());
     let bytes = std::fs::read(&path).unwrap();
     Written { _folder: folder, path, bytes }
@@ -49,14 +49,18 @@ fn several() -> Written {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part.tflite");
     let graphs = [&first, &second].map(|case| legalize(&case.graph, &TfLite).unwrap());
-    let signature = |key: &str, graph, store| Signature { key: key.to_string(), graph, store };
-    let signatures = [
+    let signature = |key: &str, graph: &LegalGraph, store| Signature {
+        key: key.to_string(),
+        graph: graph.clone(),
+        store,
+    };
+    let signatures = vec![
         signature("layers_1", &graphs[0], &first.store),
         signature("layers_2", &graphs[0], &first.store),
         signature("softmax", &graphs[1], &second.store),
     ];
     let facts = [("snapc.version".to_string(), "1".to_string())];
-    ModelFile::new(&signatures, &facts).unwrap().write(&path, Limits::default(), &mut |_| {}).unwrap();
+    ModelFile::new(signatures, &facts).unwrap().write(&path, Limits::default(), &mut |_| {}).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     Written { _folder: folder, path, bytes }
 }

@@ -33,9 +33,9 @@ fn legal(case: &Case) -> LegalGraph {
 fn write(case: &Case, legal: &LegalGraph, path: &Path) -> u64 {
     let facts = [("snapc.part".to_string(), case.name.clone())];
     let mut bytes = 0;
-    let part = Part::new(legal, &case.store, &facts);
+    let part = Part::new(legal.clone(), &case.store, &facts);
     TfLite
-        .write(&part, path, &mut |count| bytes += count)
+        .write(part, path, &mut |count| bytes += count)
         .unwrap_or_else(|error| panic!("{}: {error}", case.name));
     bytes
 }

@@ -1,9 +1,11 @@
 //! All parts, and sizes of them, as signatures of one file. Of the targets, TFLite has such files.
 
+use snapc_backend::LegalGraph;
 use snapc_frontends::{Imported, Part, Pipeline};
 use snapc_ir::pipeline::Schedule;
 use snapc_ir::{Context, Error, Place, Result};
 use snapc_tflite::{ModelFile, Signature};
+use snapc_weights::Store;
 
 use super::{Job, Legal, batch, facts, legal_for, limits};
 use crate::Report;
@@ -68,16 +70,17 @@ pub fn write(
         graphs.push(own);
     }
     let facts: Vec<_> = jobs.iter().map(|job| facts(job, schedule, true)).collect();
-    let signatures: Vec<Vec<Signature>> = graphs.iter().map(|own| signatures(&all, own)).collect();
+    let limits = graphs.iter().map(|own| limits(options, own)).collect::<Result<Vec<_>>>()?;
+    let (graphs, stores): (Vec<Vec<LegalGraph>>, Vec<Vec<Store>>) =
+        graphs.into_iter().map(|own| own.into_iter().unzip()).unzip();
+    let signatures = graphs.into_iter().zip(&stores).map(|(own, stores)| signatures(&all, own, stores));
     let files: Vec<ModelFile> = signatures
-        .iter()
         .zip(&facts)
         .map(|(signatures, facts)| ModelFile::new(signatures, facts))
         .collect::<Result<_>>()
         .at(target)?;
-    let limits = graphs.iter().map(|own| limits(options, own)).collect::<Result<Vec<_>>>()?;
     report.begin(FILE, files.iter().map(ModelFile::weight_bytes).sum());
-    for ((job, file), limits) in jobs.iter_mut().zip(&files).zip(limits) {
+    for ((job, file), limits) in jobs.iter_mut().zip(files).zip(limits) {
         let path = job.staging()?.path().join(FILE);
         job.written.push(file.write(&path, limits, &mut |bytes| report.advance(bytes)).at(target)?);
     }
@@ -88,9 +91,9 @@ fn target() -> Place {
     Place::Target(Target::TfLite.name().to_string())
 }
 
-fn signatures<'a>(all: &'a [One], graphs: &'a [Legal]) -> Vec<Signature<'a>> {
-    let pairs = all.iter().zip(graphs);
-    pairs.map(|(one, (graph, store))| Signature { key: one.key.clone(), graph, store }).collect()
+fn signatures<'a>(all: &[One], graphs: Vec<LegalGraph>, stores: &'a [Store]) -> Vec<Signature<'a>> {
+    let each = all.iter().zip(graphs).zip(stores);
+    each.map(|((one, graph), store)| Signature { key: one.key.clone(), graph, store }).collect()
 }
 
 /// Each part once a size; the text encoder, which no size changes, once.

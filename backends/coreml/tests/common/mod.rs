@@ -132,9 +132,9 @@ pub fn write(graph: &Graph, min_os: MinOs) -> Written {
 pub fn write_to(legal: &LegalGraph, store: &Store, min_os: MinOs, package: &Path) {
     let facts =
         [("config".to_string(), "{\"width\": 4}".to_string()), ("scale".to_string(), "0.18".to_string())];
-    let part = Part::new(legal, store, &facts);
+    let part = Part::new(legal.clone(), store, &facts);
     let mut told = 0;
-    CoreMl { min_os }.write(&part, package, &mut |bytes| told += bytes).unwrap();
+    CoreMl { min_os }.write(part, package, &mut |bytes| told += bytes).unwrap();
     assert!(told <= legal.weight_bytes(), "progress tells of more bytes than there are");
 }
 
