@@ -1,7 +1,7 @@
 //! Weights as codes: what moves them, and that it is the same before and after.
 #![allow(clippy::unwrap_used)]
 
-use snapc_ir::{Coded, Dim, Encoding, Transform, Weight};
+use snapc_ir::{Coded, DType, Dim, Encoding, Transform, Weight};
 use snapc_weights::{Encoded, Store};
 
 /// Numbers without a pattern that blocks could share.
@@ -37,6 +37,36 @@ fn encodings() -> Vec<(Encoding, Vec<usize>)> {
         (Encoding::palette(8, None), vec![12, 64]),
         (Encoding::palette(2, None), vec![6, 4, 3, 3]),
     ]
+}
+
+/// What is held as codes gives, row by row, what is read.
+#[test]
+fn codes_are_decoded_by_rows() {
+    let store = Store::empty();
+    let mut held = 0;
+    for (encoding, shape) in encodings() {
+        let moves = if shape.len() == 2 { vec![Transform::Transpose(vec![1, 0])] } else { Vec::new() };
+        for changes in [Vec::new(), moves] {
+            for dtype in [DType::F32, DType::F16] {
+                let encode = Transform::Encode(encoding);
+                let weight =
+                    Weight { dtype, ..with(weight(&shape), &[vec![encode], changes.clone()].concat()) };
+                let read = store.read(&weight).unwrap();
+                let Some(codes) = store.codes_of(&weight).unwrap() else { continue };
+                held += 1;
+                let row = read.ty.last();
+                assert!(codes.bytes() < 4 * read.values().len());
+                for (first, count) in [(0, read.values().len() / row), (1, 3), (5, 1)] {
+                    let mut values = vec![f32::NAN; count * row];
+                    codes.decode_rows(first, &mut values);
+                    assert_eq!(values, read.values()[first * row..][..count * row], "{encoding} {changes:?}");
+                }
+            }
+        }
+    }
+    // All but those whose rows of three numbers end within a byte.
+    assert_eq!(held, 4 * encodings().len() - 8);
+    assert!(store.codes_of(&weight(&[12, 64])).unwrap().is_none());
 }
 
 /// Codes that are moved stand for the numbers that the moved numbers are.

@@ -8,7 +8,7 @@ use snapc_weights::{Store, Tensor};
 use crate::kernels::add_row;
 use crate::ops::{Call, columns, execute, outside};
 use crate::pool::Pool;
-use crate::value::Value;
+use crate::value::{LARGE, Value};
 
 /// Numbers of a weight that is not kept that are read at once.
 const ROWS: usize = 1 << 18;
@@ -16,14 +16,15 @@ const ROWS: usize = 1 << 18;
 /// What is shown of a run: each node and its results.
 type Observe<'o> = &'o mut dyn FnMut(&Node, &[Tensor]);
 
-/// Runs one graph. Weights are read when a node first asks for them and kept for the next run. The number of threads (rayon's)
+/// Runs one graph. Weights are read when a node first asks for them and kept for the next run, and so are the buffers of values. The number of threads (rayon's)
 /// changes no bit of a result.
 pub struct Interpreter<'a> {
     graph: &'a Graph,
     store: &'a Store,
     weights: Vec<OnceLock<Value>>,
-    /// Whether weights are kept for the next run.
+    /// Whether weights and buffers are kept for the next run.
     keeps: bool,
+    pool: Pool,
     /// For each node, the values that no later node reads.
     finished: Vec<Vec<ValueId>>,
 }
@@ -32,7 +33,7 @@ impl<'a> Interpreter<'a> {
     /// An interpreter of `graph` with the weights of `store`.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Self {
         let weights = graph.weights().iter().map(|_| OnceLock::new()).collect();
-        Interpreter { graph, store, weights, keeps: true, finished: finished(graph) }
+        Interpreter { graph, store, weights, keeps: true, pool: Pool::default(), finished: finished(graph) }
     }
 
     /// An interpreter that keeps no weight, and holds of the large ones only the rows that it works with: for a graph that is run once
@@ -64,7 +65,8 @@ impl<'a> Interpreter<'a> {
     }
 
     fn compute(&self, inputs: &[(&str, &Tensor)], mut observe: Option<Observe>) -> Result<Vec<Tensor>> {
-        let pool = Pool::default();
+        let own = Pool::default();
+        let pool = if self.keeps { &self.pool } else { &own };
         let mut values: Vec<Option<Value>> = vec![None; self.graph.values().len()];
         for port in self.graph.inputs() {
             let expected = self.graph.ty(port.value);
@@ -76,10 +78,10 @@ impl<'a> Interpreter<'a> {
                     port.name, tensor.ty
                 )));
             }
-            values[port.value.index()] = Some(Value::new(tensor.clone()));
+            values[port.value.index()] = Some(Value::copied(tensor, pool));
         }
         for (index, node) in self.graph.nodes().iter().enumerate() {
-            let results = self.run_node(index, node, &mut values, &pool);
+            let results = self.run_node(index, node, &mut values, pool);
             let mut results = results.map_err(|error| error.at(Place::Node(node.scope.clone())))?;
             if let Some(observe) = &mut observe {
                 let tensors: Vec<Tensor> = results.into_iter().map(Value::into_tensor).collect();
@@ -91,7 +93,7 @@ impl<'a> Interpreter<'a> {
             }
             for id in &self.finished[index] {
                 if let Some(value) = values[id.index()].take() {
-                    value.recycle(&pool);
+                    value.recycle(pool);
                 }
             }
         }
@@ -118,15 +120,18 @@ impl<'a> Interpreter<'a> {
             }
             return Ok(vec![Value::float(self.graph.ty(node.results[0]).clone(), results)]);
         }
-        let mut operands: Vec<Value> =
+        let operands: Vec<Value> =
             node.operands.iter().map(|&id| self.value(id, values)).collect::<Result<_>>()?;
         for id in &self.finished[index] {
             values[id.index()] = None;
         }
-        // An embedding reads some rows of a table, the others every number.
-        if !matches!(node.op, Op::Embedding(_)) {
-            operands = operands.into_iter().map(|operand| operand.widened(pool)).collect();
-        }
+        // A linear or an embedding reads its second operand, the weight, by rows, the others need every number of theirs.
+        let by_rows = matches!(node.op, Op::Embedding(_) | Op::Linear(_));
+        let wide = |(place, operand): (usize, Value)| match place {
+            1 if by_rows => operand,
+            _ => operand.widened(pool),
+        };
+        let operands = operands.into_iter().enumerate().map(wide).collect();
         let results: Vec<_> = node.results.iter().map(|&id| self.graph.ty(id)).collect();
         let mut call = Call { operands, results, pool };
         let results = execute(&node.op, &mut call)?;
@@ -180,11 +185,15 @@ impl<'a> Interpreter<'a> {
         if let Some(value) = slot.get() {
             return Ok(value.clone());
         }
-        let tensor = self.store.read(self.graph.weight(id))?;
+        let weight = self.graph.weight(id);
         if !self.keeps {
-            return Ok(Value::new(tensor));
+            return Ok(Value::new(self.store.read(weight)?));
         }
-        let value = Value::weight(tensor);
+        let codes = if weight.ty().count() < LARGE { None } else { self.store.codes_of(weight)? };
+        let value = match codes {
+            Some(codes) => Value::coded(weight.ty(), codes),
+            None => Value::weight(self.store.read(weight)?),
+        };
         Ok(slot.get_or_init(|| value).clone())
     }
 }
@@ -194,9 +203,10 @@ mod tests {
     use snapc_ir::ops::{
         Attention, Conv2d, Gelu, GeluForm, Layout, MergeHeads, Pattern, RmsNorm, SplitHeads,
     };
-    use snapc_ir::{Builder, DType, Stage, TensorType, TokenOrder};
+    use snapc_ir::{Builder, DType, Encoding, Stage, TensorType, TokenOrder, Transform};
 
     use super::*;
+    use crate::value::Numbers;
 
     fn numbers(shape: &[usize], seed: usize) -> Tensor {
         let count: usize = shape.iter().product();
@@ -234,20 +244,49 @@ mod tests {
         b.finish().unwrap()
     }
 
-    #[test]
-    fn a_frugal_run_gives_the_same_bits() {
-        let mut b = Builder::new("frugal", Stage::Subnet);
-        let (rows, width) = (5000, 400);
+    /// A table that is looked up and a linear, both large and encoded so.
+    fn large(encoding: Option<Encoding>) -> Graph {
+        let mut b = Builder::new("large", Stage::Subnet);
+        let (rows, width) = (5000, 416);
         let values = |seed| numbers(&[rows, width], seed).values().to_vec();
-        let [table, wide] =
-            [1, 2].map(|seed| Weight::inline(format!("w{seed}"), values(seed), vec![rows, width]));
+        let [table, wide] = [1, 2].map(|seed| {
+            let mut weight = Weight::inline(format!("w{seed}"), values(seed), vec![rows, width]);
+            weight.transforms.extend(encoding.map(Transform::Encode));
+            weight
+        });
         let (table, wide) = (b.weight(table).unwrap(), b.weight(wide).unwrap());
         let bias = b.weight(Weight::inline("b", values(3)[..rows].to_vec(), vec![rows])).unwrap();
         let ids = b.input("ids", TensorType::new(DType::I32, [3]));
         let x = b.one(snapc_ir::ops::Embedding {}, &[ids, table]).unwrap();
         let y = b.linear(x, wide, Some(bias)).unwrap();
         b.output("y", y);
-        let (graph, store) = (b.finish().unwrap(), Store::empty());
+        b.finish().unwrap()
+    }
+
+    #[test]
+    fn weights_give_the_same_bits_however_they_are_held() {
+        let store = Store::empty();
+        let ids = Tensor::i32([3], vec![7, 4999, 7]);
+        let run = |interpreter: &Interpreter| interpreter.run(&[("ids", &ids)]).unwrap().remove(0);
+        for encoding in
+            [Encoding::int(8, None), Encoding::int(4, Some(32)), Encoding::palette(3, None)].map(Some)
+        {
+            let graph = large(encoding);
+            let interpreter = Interpreter::new(&graph, &store);
+            let first = run(&interpreter);
+            // Not computed from the weights as they were.
+            assert_ne!(first, run(&Interpreter::new(&large(None), &store)));
+            let held = interpreter.weights.iter().filter_map(|held| held.get());
+            assert_eq!(held.filter(|held| matches!(held.numbers, Numbers::Coded(_))).count(), 2);
+            // Once more, in buffers that were used.
+            assert_eq!(run(&interpreter), first);
+            assert_eq!(run(&Interpreter::frugal(&graph, &store)), first);
+        }
+    }
+
+    #[test]
+    fn a_frugal_run_gives_the_same_bits() {
+        let (graph, store) = (large(None), Store::empty());
         let ids = Tensor::i32([3], vec![7, 4999, 7]);
         let run = |interpreter: Interpreter| interpreter.run(&[("ids", &ids)]).unwrap().remove(0);
         assert!(graph.weights().iter().any(|weight| weight.row_pieces(ROWS).len() > 1));

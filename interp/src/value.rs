@@ -4,12 +4,13 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use snapc_ir::{DType, TensorType};
-use snapc_weights::{Data, Tensor};
+use snapc_weights::{Codes, Data, Tensor};
 
+use crate::kernels::{copy, row_blocks};
 use crate::pool::Pool;
 
 /// Numbers that are worth holding in two bytes.
-const LARGE: usize = 1 << 18;
+pub const LARGE: usize = 1 << 18;
 /// Numbers that one thread changes at once.
 const BLOCK: usize = 1 << 14;
 
@@ -24,6 +25,8 @@ pub enum Numbers {
     Half(Arc<Vec<f16>>),
     /// And of bf16.
     Brain(Arc<Vec<bf16>>),
+    /// Of a large weight that is stored as codes.
+    Coded(Arc<Codes>),
 }
 
 /// A value of a running graph.
@@ -54,6 +57,19 @@ impl Value {
         Value { ty: tensor.ty, numbers }
     }
 
+    /// From a tensor that stays its owner's.
+    pub fn copied(tensor: &Tensor, pool: &Pool) -> Self {
+        let numbers = match &tensor.data {
+            Data::F32(values) => {
+                let mut copied = pool.take(values.len());
+                copy(&mut copied, values);
+                Numbers::Float(Arc::new(copied))
+            }
+            Data::I32(values) => Numbers::Int(Arc::new(values.clone())),
+        };
+        Value { ty: tensor.ty.clone(), numbers }
+    }
+
     /// A weight: a large one is held in two bytes a number where that loses none.
     pub fn weight(tensor: Tensor) -> Self {
         let numbers = match &tensor.data {
@@ -66,13 +82,21 @@ impl Value {
         }
     }
 
+    /// A weight that is held as its codes.
+    pub fn coded(ty: TensorType, codes: Codes) -> Self {
+        Value { ty, numbers: Numbers::Coded(Arc::new(codes)) }
+    }
+
     /// As a tensor; copied where others share the numbers.
     pub fn into_tensor(self) -> Tensor {
         let data = match self.numbers {
             Numbers::Float(values) => Data::F32(Arc::try_unwrap(values).unwrap_or_else(|all| all.to_vec())),
             Numbers::Int(values) => Data::I32(Arc::try_unwrap(values).unwrap_or_else(|all| all.to_vec())),
-            Numbers::Half(values) => Data::F32(values.to_f32_vec()),
-            Numbers::Brain(values) => Data::F32(values.to_f32_vec()),
+            narrow => {
+                let mut values = vec![0.0; self.ty.count()];
+                fill(&narrow, self.ty.last(), 0, &mut values);
+                Data::F32(values)
+            }
         };
         Tensor { ty: self.ty, data }
     }
@@ -95,22 +119,18 @@ impl Value {
 
     /// The same numbers in four bytes each.
     pub fn widened(self, pool: &Pool) -> Self {
-        let values = match &self.numbers {
-            Numbers::Half(stored) => widen(stored, pool.take(stored.len())),
-            Numbers::Brain(stored) => widen(stored, pool.take(stored.len())),
-            _ => return self,
-        };
+        if let Numbers::Float(_) | Numbers::Int(_) = self.numbers {
+            return self;
+        }
+        let mut values = pool.take(self.ty.count());
+        self.rows(0, &mut values);
         Value { ty: self.ty, numbers: Numbers::Float(Arc::new(values)) }
     }
 
-    /// Some of the numbers, whatever they are held in, behind those of `values`.
-    pub fn append(&self, range: std::ops::Range<usize>, values: &mut Vec<f32>) {
-        match &self.numbers {
-            Numbers::Float(all) => values.extend_from_slice(&all[range]),
-            Numbers::Half(all) => values.extend(all[range].iter().map(|value| value.to_f32())),
-            Numbers::Brain(all) => values.extend(all[range].iter().map(|value| value.to_f32())),
-            Numbers::Int(_) => {}
-        }
+    /// Rows of the last axis, whatever they are held in, as many as `values` has room for, from that one on; on all threads.
+    pub fn rows(&self, first: usize, values: &mut [f32]) {
+        let length = self.ty.last();
+        row_blocks(values, length, |row, block| fill(&self.numbers, length, first + row, block));
     }
 
     /// Gives its buffer back where nothing else has it.
@@ -123,13 +143,16 @@ impl Value {
     }
 }
 
-fn widen<T: Sync>(stored: &[T], mut values: Vec<f32>) -> Vec<f32>
-where
-    [T]: HalfFloatSliceExt,
-{
-    let blocks = values.par_chunks_mut(BLOCK).zip(stored.par_chunks(BLOCK));
-    blocks.for_each(|(values, stored)| stored.convert_to_f32_slice(values));
-    values
+/// Rows of `length` numbers from that one on.
+fn fill(numbers: &Numbers, length: usize, first: usize, values: &mut [f32]) {
+    let range = first * length..first * length + values.len();
+    match numbers {
+        Numbers::Float(all) => values.copy_from_slice(&all[range]),
+        Numbers::Half(all) => all[range].convert_to_f32_slice(values),
+        Numbers::Brain(all) => all[range].convert_to_f32_slice(values),
+        Numbers::Coded(codes) => codes.decode_rows(first, values),
+        Numbers::Int(_) => {}
+    }
 }
 
 /// The numbers in two bytes each, where every one comes back.

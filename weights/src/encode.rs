@@ -11,7 +11,7 @@ use snapc_ir::{
 use crate::quantize::{self, Feedback, Histogram, Levels, LowRank};
 use crate::read::moved;
 use crate::statistics::Moments;
-use crate::store::{Region, Store};
+use crate::store::{Coding, Region, Store};
 
 /// Numbers that are encoded at once.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -30,9 +30,9 @@ pub struct Encoded {
 impl Encoded {
     /// The numbers that the codes stand for: `scale * code` in f32, or a number of a table.
     pub fn decode(&self) -> Vec<f32> {
-        let mut tables = vec![0.0; self.tables.len()];
-        self.tables.convert_to_f32_slice(&mut tables);
-        decode(&self.coded, &self.codes, &tables)
+        let mut values = vec![0.0; self.codes.len()];
+        decode_rows(&self.coded, &self.codes, &self.tables.to_f32_vec(), 0, &mut values);
+        values
     }
 
     /// The codes without gaps: two of 4 bits a byte, the low ones first, and so on ([`quantize::pack`]).
@@ -76,29 +76,41 @@ pub(crate) fn packed(code: Code, codes: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// The numbers that codes stand for.
-fn decode(coded: &Coded, codes: &[u8], tables: &[f32]) -> Vec<f32> {
+/// The codes that bytes hold: signed ones as two's complement, eight bits each.
+pub(crate) fn unpacked(code: Code, bytes: &[u8], count: usize) -> Vec<u8> {
+    match code {
+        Code::Int { bits: 4 } => quantize::signed_nibbles(bytes).take(count).map(|code| code as u8).collect(),
+        code => quantize::unpacked(bytes, code.bits() as u32, count),
+    }
+}
+
+/// The numbers that the codes of some rows of the last axis stand for, from that row on.
+pub(crate) fn decode_rows(coded: &Coded, codes: &[u8], tables: &[f32], first: usize, values: &mut [f32]) {
     let sizes = coded.block_sizes();
     let rank = coded.shape.len();
     let (last, last_size) = (coded.shape.last().copied().unwrap_or(1), sizes.last().copied().unwrap_or(1));
-    let mut values = Vec::with_capacity(codes.len());
     let mut index = vec![0; rank.saturating_sub(1)];
-    for row in codes.chunks_exact(last) {
+    let mut rest = first;
+    for axis in (0..index.len()).rev() {
+        (index[axis], rest) = (rest % coded.shape[axis], rest / coded.shape[axis]);
+    }
+    for (row, values) in codes.chunks_exact(last).zip(values.chunks_exact_mut(last)) {
         let block = index
             .iter()
             .zip(&sizes)
             .zip(&coded.blocks)
             .fold(0, |block, ((at, size), blocks)| block * blocks + at / size)
             * (last / last_size);
-        for (number, part) in row.chunks(last_size).enumerate() {
+        for (number, (part, values)) in row.chunks(last_size).zip(values.chunks_mut(last_size)).enumerate() {
+            let pairs = values.iter_mut().zip(part);
             match coded.code {
                 Code::Int { .. } => {
                     let scale = tables[block + number];
-                    values.extend(part.iter().map(|&code| scale * f32::from(code as i8)));
+                    pairs.for_each(|(value, &code)| *value = scale * f32::from(code as i8));
                 }
                 Code::Palette { bits } => {
-                    let table = &tables[(block + number) << bits..];
-                    values.extend(part.iter().map(|&code| table[usize::from(code)]));
+                    let table = &tables[(block + number) << bits..][..1 << bits];
+                    pairs.for_each(|(value, &code)| *value = table[usize::from(code)]);
                 }
             }
         }
@@ -110,7 +122,6 @@ fn decode(coded: &Coded, codes: &[u8], tables: &[f32]) -> Vec<f32> {
             index[axis] = 0;
         }
     }
-    values
 }
 
 /// One table for all numbers of a weight.
@@ -318,17 +329,22 @@ impl Store {
     /// The numbers of a region that holds codes.
     pub(crate) fn decoded(&self, region: &Region) -> Result<Vec<f32>> {
         let Some(coding) = &region.coding else { return Err(Error::bug("a region without codes")) };
-        let mut bytes = vec![0; region.bytes() as usize];
-        self.read_at(region, 0, &mut bytes)?;
         if coding.code == (Code::Int { bits: 32 }) {
+            let mut bytes = vec![0; region.bytes() as usize];
+            self.read_at(region, 0, &mut bytes)?;
             let steps = bytes.chunks_exact(4).filter_map(|step| step.try_into().ok()).map(i32::from_le_bytes);
             return Ok(steps.zip(&coding.tables).map(|(step, length)| step as f32 * length).collect());
         }
+        let (coded, bytes) = self.coded_bytes(region, coding)?;
         let count = element_count(&region.shape);
-        let codes = match coding.code {
-            Code::Int { bits: 4 } => cast_slice(&quantize::unpack_int4(&bytes, count)?).to_vec(),
-            code => quantize::unpack(&bytes, code.bits(), count)?,
-        };
+        let codes = unpacked(coding.code, &bytes, count);
+        let mut values = vec![0.0; count];
+        decode_rows(&coded, &codes, &coding.tables, 0, &mut values);
+        Ok(values)
+    }
+
+    /// The packed codes of a region, and how they lie.
+    pub(crate) fn coded_bytes(&self, region: &Region, coding: &Coding) -> Result<(Coded, Vec<u8>)> {
         let coded = Coded { code: coding.code, shape: region.shape.clone(), blocks: coding.blocks.clone() };
         let fits = coded.blocks.len() == coded.shape.len()
             && coded.shape.iter().zip(&coded.blocks).all(|(size, &blocks)| blocks > 0 && size % blocks == 0)
@@ -338,7 +354,9 @@ impl Store {
                 .at(Place::Tensor(region.name.clone()))
                 .at(Place::File(self.path(region).to_path_buf())));
         }
-        Ok(decode(&coded, &codes, &coding.tables))
+        let mut bytes = vec![0; region.bytes() as usize];
+        self.read_at(region, 0, &mut bytes)?;
+        Ok((coded, bytes))
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Store::stream`] runs it into bytes, block by block, so that no weight is ever held whole unless its layout
 //! changes. [`Store::encode`] runs that of a quantized one into codes, with the numerics of [`quantize`].
 
+mod codes;
 mod encode;
 mod hash;
 mod pipeline;
@@ -16,6 +17,7 @@ mod table;
 mod tensor;
 mod transpose;
 
+pub use codes::Codes;
 pub use encode::Encoded;
 pub use hash::{Sha256, hexadecimal};
 pub use pipeline::{Limits, Make, Take, in_order};

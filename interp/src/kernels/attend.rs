@@ -9,6 +9,7 @@ use snapc_ir::ops::MASKED;
 use super::functions::exp;
 use super::tile::{ROWS, WIDEST, multiply, store, zeros};
 use super::{blocks, row_blocks};
+use crate::pool::Pool;
 
 /// Sizes of an attention: `q [batch, queries, heads, dim]`, `k` and `v [batch, keys, groups, dim]`.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ impl Attend<'_> {
         self.order.map_or(place, |order| order[place])
     }
 
-    fn pack(&self) -> Packed {
+    fn pack(&self, pool: &Pool) -> Packed {
         let Sizes { batch, keys, groups, dim, .. } = self.sizes;
         let stride = self.tile.next_multiple_of(ROWS);
         let (places, panels) = (keys / self.tile * stride, dim.div_ceil(ROWS));
@@ -81,25 +82,34 @@ impl Attend<'_> {
             let token = (within < self.tile).then(|| self.token(place / stride * self.tile + within));
             token.map(|token| (pair / groups * keys + token) * row + pair % groups * dim)
         };
-        let mut k = vec![0.0; batch * groups * places * dim];
+        let mut k = pool.take(batch * groups * places * dim);
         row_blocks(&mut k, dim * ROWS, |first, block| {
             for (panel, numbers) in block.chunks_exact_mut(dim * ROWS).enumerate() {
                 let (pair, panel) = ((first + panel) / (places / ROWS), (first + panel) % (places / ROWS));
                 for lane in 0..ROWS {
-                    let Some(start) = start(pair, panel * ROWS + lane) else { continue };
-                    let key = &self.k[start..start + dim];
-                    numbers.as_chunks_mut::<ROWS>().0.iter_mut().zip(key).for_each(|(to, x)| to[lane] = *x);
+                    let numbers = numbers.as_chunks_mut::<ROWS>().0.iter_mut();
+                    match start(pair, panel * ROWS + lane) {
+                        Some(start) => {
+                            numbers.zip(&self.k[start..start + dim]).for_each(|(to, x)| to[lane] = *x);
+                        }
+                        None => numbers.for_each(|to| to[lane] = 0.0),
+                    }
                 }
             }
         });
-        let mut v = vec![0.0; batch * groups * panels * ROWS * places];
+        let mut v = pool.take(batch * groups * panels * ROWS * places);
         row_blocks(&mut v, places * ROWS, |first, block| {
             for (panel, numbers) in block.chunks_exact_mut(places * ROWS).enumerate() {
                 let (pair, panel) = ((first + panel) / panels, (first + panel) % panels);
                 let size = ROWS.min(dim - panel * ROWS);
                 for (place, to) in numbers.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-                    let Some(start) = start(pair, place) else { continue };
-                    to[..size].copy_from_slice(&self.v[start + panel * ROWS..][..size]);
+                    let size = if let Some(start) = start(pair, place) {
+                        to[..size].copy_from_slice(&self.v[start + panel * ROWS..][..size]);
+                        size
+                    } else {
+                        0
+                    };
+                    to[size..].fill(0.0);
                 }
             }
         });
@@ -107,12 +117,12 @@ impl Attend<'_> {
     }
 
     /// Writes `[batch, queries, heads, dim]`, queries as `order` lays them. `seen(block)` gives the tiles that a block sees.
-    pub fn run(&self, out: &mut [f32], seen: &(dyn Fn(usize) -> Vec<Range<usize>> + Sync)) {
+    pub fn run(&self, out: &mut [f32], pool: &Pool, seen: &(dyn Fn(usize) -> Vec<Range<usize>> + Sync)) {
         let Sizes { batch, queries, heads, dim, .. } = self.sizes;
         if out.is_empty() {
             return;
         }
-        let packed = self.pack();
+        let packed = self.pack(pool);
         let row = heads * dim;
         for (entry, out) in out.chunks_exact_mut(out.len() / batch).enumerate() {
             debug_assert_eq!(out.len(), queries * row);
@@ -122,6 +132,7 @@ impl Attend<'_> {
                 Arch::new().dispatch(Block { all: self, packed: &packed, entry, first, tiles: &tiles, out });
             });
         }
+        [packed.k, packed.v].into_iter().for_each(|buffer| pool.give(buffer));
     }
 }
 
@@ -347,7 +358,7 @@ mod tests {
                 let all =
                     Attend { sizes, scale: 0.05, q, k, v, mask, causal, tile: keys, block: 64, order: None };
                 let mut out = vec![0.0; q.len()];
-                all.run(&mut out, &|_| std::iter::once(0..1).collect());
+                all.run(&mut out, &Pool::default(), &|_| std::iter::once(0..1).collect());
                 check(&out, &plain(&all, &|query, key| !causal || key <= query));
             }
         }
@@ -366,7 +377,7 @@ mod tests {
                 Attend { sizes, scale: 0.3, q, k, v, mask: None, causal: false, tile, block: tile, order };
             let mut out = vec![0.0; q.len()];
             let near = |tile: usize| tile.saturating_sub(1)..(tile + 2).min(tiles);
-            all.run(&mut out, &|tile| vec![near(tile)]);
+            all.run(&mut out, &Pool::default(), &|tile| vec![near(tile)]);
             let of = |token: usize| (keys - 1 - token) / tile;
             let expected = plain(&all, &|query, key| near(of(query)).contains(&of(key)));
             let backwards: Vec<f64> = expected.rchunks_exact(4 * 8).flatten().copied().collect();

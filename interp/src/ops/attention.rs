@@ -35,7 +35,7 @@ fn dense(call: &Call, scale: f32, causal: bool) -> Vec<f32> {
     let mut values = call.fresh();
     let (q, k, v, mask) = (call.values(0), call.values(1), call.values(2), call.optional(3));
     let attend = Attend { sizes, scale, q, k, v, mask, causal, tile: sizes.keys, block: BLOCK, order: None };
-    attend.run(&mut values, &|_| std::iter::once(0..1).collect());
+    attend.run(&mut values, call.pool, &|_| std::iter::once(0..1).collect());
     values
 }
 
@@ -80,7 +80,7 @@ fn neighborhood(call: &Call, scale: f32, tiling: &Tiling) -> Vec<f32> {
     let (q, k, v) = (call.values(0), call.values(1), call.values(2));
     let (tile, order) = (tiling.tokens, tiling.order.as_deref());
     let attend = Attend { sizes, scale, q, k, v, mask: None, causal: false, tile, block: tile, order };
-    attend.run(&mut values, &|tile| tiling.seen(tile));
+    attend.run(&mut values, call.pool, &|tile| tiling.seen(tile));
     let Some(order) = order else { return values };
     // Back from tiles: each token reads its place.
     let mut place_of = vec![0; order.len()];

@@ -8,10 +8,10 @@ impl Execute for Embedding {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
         let (ids, table) = (call.operands[0].integers(), &call.operands[1]);
         let (rows, width) = (table.ty.shape[0], table.ty.shape[1]);
-        let mut values = Vec::with_capacity(call.results[0].count());
-        for &id in ids {
+        let mut values = call.fresh();
+        for (&id, values) in ids.iter().zip(values.chunks_exact_mut(width)) {
             let row = usize::try_from(id).ok().filter(|&row| row < rows).ok_or_else(|| outside(id, rows))?;
-            table.append(row * width..(row + 1) * width, &mut values);
+            table.rows(row, values);
         }
         call.one(values)
     }

@@ -4,7 +4,10 @@ use snapc_ir::ops::Linear;
 use super::{Call, Execute};
 use crate::gemm::{Matrix, dots, product};
 use crate::kernels::add_row;
-use crate::value::Value;
+use crate::value::{Numbers, Value};
+
+/// Numbers of a weight that are decoded at once.
+const TILE: usize = 1 << 20;
 
 /// The most rows that are taken one by one: a timestep a prompt, two with guidance.
 const FEW: usize = 2;
@@ -13,7 +16,20 @@ impl Execute for Linear {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
         let (out, inner) = (call.shape(1)[0], call.shape(1)[1]);
         let mut values = call.fresh();
-        columns(&mut values, out, call.values(0), call.values(1), inner);
+        let weight = &call.operands[1];
+        if let Numbers::Float(weight) = &weight.numbers {
+            columns(&mut values, out, call.values(0), weight, inner);
+        } else {
+            // Some rows at a time in four bytes a number.
+            let rows = (TILE / inner).clamp(1, out);
+            let mut tile = call.pool.take(rows * inner);
+            for first in (0..out).step_by(rows) {
+                let tile = &mut tile[..rows.min(out - first) * inner];
+                weight.rows(first, tile);
+                columns(&mut values[first..], out, call.values(0), tile, inner);
+            }
+            call.pool.give(tile);
+        }
         if let Some(bias) = call.optional(2) {
             add_row(&mut values, bias);
         }

@@ -16,4 +16,5 @@ pub use histogram::{Histogram, nearest, nearest_table};
 pub use kmeans::{Clusters, kmeans};
 pub use low_rank::{LowRank, low_rank};
 pub use pack::{Packer, pack, pack_int4, packed_len, unpack, unpack_int4};
+pub(crate) use pack::{signed_nibbles, unpacked};
 pub use scales::{Levels, decode, plain_scale, scale_error, search_scale};

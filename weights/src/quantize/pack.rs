@@ -82,6 +82,11 @@ pub fn pack_int4(codes: &[i8]) -> Vec<u8> {
 pub fn unpack(bytes: &[u8], bits: usize, count: usize) -> Result<Vec<u8>> {
     let width = checked(bits)?;
     check_len(bytes, bits, count)?;
+    Ok(unpacked(bytes, width, count))
+}
+
+/// As [`unpack`], of bytes that are known to be as many.
+pub(crate) fn unpacked(bytes: &[u8], width: u32, count: usize) -> Vec<u8> {
     let mask = (1 << width) - 1;
     let mut codes = Vec::with_capacity(count);
     let (mut held, mut held_bits, mut rest) = (0u16, 0, bytes.iter());
@@ -94,7 +99,7 @@ pub fn unpack(bytes: &[u8], bits: usize, count: usize) -> Result<Vec<u8>> {
         held >>= width;
         held_bits -= width;
     }
-    Ok(codes)
+    codes
 }
 
 /// The `count` codes that [`pack_int4`] made `bytes` of.
@@ -103,8 +108,12 @@ pub fn unpack(bytes: &[u8], bits: usize, count: usize) -> Result<Vec<u8>> {
 /// If there are not [`packed_len`] bytes.
 pub fn unpack_int4(bytes: &[u8], count: usize) -> Result<Vec<i8>> {
     check_len(bytes, 4, count)?;
-    let nibbles = bytes.iter().flat_map(|byte| [(byte << 4) as i8 >> 4, *byte as i8 >> 4]);
-    Ok(nibbles.take(count).collect())
+    Ok(signed_nibbles(bytes).take(count).collect())
+}
+
+/// Codes of 4 bits with their signs.
+pub(crate) fn signed_nibbles(bytes: &[u8]) -> impl Iterator<Item = i8> {
+    bytes.iter().flat_map(|byte| [(byte << 4) as i8 >> 4, *byte as i8 >> 4])
 }
 
 fn checked(bits: usize) -> Result<u32> {
