@@ -59,7 +59,7 @@ struct Tokenizer {
     /// Ids, cut and padded, and a mask: 1 for a real token.
     func encode(_ prompt: String) -> (ids: [Int32], mask: [Float]) {
         let room = settings.tokens - settings.before.count - settings.after.count
-        let ids = settings.before + pieces(prompt).prefix(room) + settings.after
+        let ids = settings.before + Array(pieces(prompt).prefix(room)) + settings.after
         let spare = settings.tokens - ids.count
         let mask = [Float](repeating: 1, count: ids.count) + [Float](repeating: 0, count: spare)
         return (ids + [Int32](repeating: settings.padding, count: spare), mask)
