@@ -52,9 +52,11 @@ fn codes_are_decoded_by_rows() {
                 let weight =
                     Weight { dtype, ..with(weight(&shape), &[vec![encode], changes.clone()].concat()) };
                 let read = store.read(&weight).unwrap();
-                let Some(codes) = store.codes_of(&weight).unwrap() else { continue };
-                held += 1;
                 let row = read.ty.last();
+                let codes = store.codes_of(&weight).unwrap();
+                assert_eq!(codes.is_some(), (row * encoding.code.bits()).is_multiple_of(8), "{encoding}");
+                let Some(codes) = codes else { continue };
+                held += 1;
                 assert!(codes.bytes() < 4 * read.values().len());
                 for (first, count) in [(0, read.values().len() / row), (1, 3), (5, 1)] {
                     let mut values = vec![f32::NAN; count * row];
@@ -64,8 +66,7 @@ fn codes_are_decoded_by_rows() {
             }
         }
     }
-    // All but those whose rows of three numbers end within a byte.
-    assert_eq!(held, 4 * encodings().len() - 8);
+    assert!(held > 2 * encodings().len());
     assert!(store.codes_of(&weight(&[12, 64])).unwrap().is_none());
 }
 
