@@ -1,5 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 
+use crate::kernels::copy;
+
 /// Buffers that were read for the last time, for the results to come: pages that are there need not be asked of the system again.
 #[derive(Debug, Default)]
 pub struct Pool {
@@ -32,6 +34,13 @@ impl Pool {
         }
         drop(free);
         vec![0.0; count]
+    }
+
+    /// A buffer with these numbers.
+    pub fn copy(&self, values: &[f32]) -> Vec<f32> {
+        let mut copied = self.take(values.len());
+        copy(&mut copied, values);
+        copied
     }
 
     /// Takes a buffer back.

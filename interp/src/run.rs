@@ -16,8 +16,8 @@ const ROWS: usize = 1 << 18;
 /// What is shown of a run: each node and its results.
 type Observe<'o> = &'o mut dyn FnMut(&Node, &[Tensor]);
 
-/// Runs one graph. Weights are read when a node first asks for them and kept for the next run, and so are the buffers of values. The number of threads (rayon's)
-/// changes no bit of a result.
+/// Runs one graph. Weights are read when a node first asks for them and kept for the next run, and so are the buffers of values. The number
+/// of threads (rayon's) changes no bit of a result.
 pub struct Interpreter<'a> {
     graph: &'a Graph,
     store: &'a Store,

@@ -6,13 +6,11 @@ use rayon::prelude::*;
 use snapc_ir::{DType, TensorType};
 use snapc_weights::{Codes, Data, Tensor};
 
-use crate::kernels::{copy, row_blocks};
+use crate::kernels::{BLOCK, row_blocks};
 use crate::pool::Pool;
 
 /// Numbers that are worth holding in two bytes.
 pub const LARGE: usize = 1 << 18;
-/// Numbers that one thread changes at once.
-const BLOCK: usize = 1 << 14;
 
 /// Numbers of a value, shared by all that have the same ones.
 #[derive(Clone, Debug)]
@@ -60,11 +58,7 @@ impl Value {
     /// From a tensor that stays its owner's.
     pub fn copied(tensor: &Tensor, pool: &Pool) -> Self {
         let numbers = match &tensor.data {
-            Data::F32(values) => {
-                let mut copied = pool.take(values.len());
-                copy(&mut copied, values);
-                Numbers::Float(Arc::new(copied))
-            }
+            Data::F32(values) => Numbers::Float(Arc::new(pool.copy(values))),
             Data::I32(values) => Numbers::Int(Arc::new(values.clone())),
         };
         Value { ty: tensor.ty.clone(), numbers }

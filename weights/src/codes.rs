@@ -1,13 +1,13 @@
 //! Weights that stay codes in memory, for whoever reads them more than once.
 
 use half::slice::HalfFloatSliceExt;
-use snapc_ir::{Code, Coded, DType, Result, Source, Weight, element_count};
+use snapc_ir::{Code, Coded, DType, Error, Place, Result, Source, Weight, element_count};
 
 use crate::encode::{decode_rows, unpacked};
-use crate::store::Store;
+use crate::store::{Coding, Region, Store};
 use crate::tensor::round;
 
-/// Packed codes, and what they stand for. A row begins with a byte.
+/// Packed codes, and what they stand for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Codes {
     coded: Coded,
@@ -19,10 +19,6 @@ pub struct Codes {
 }
 
 impl Codes {
-    fn row(&self) -> usize {
-        self.coded.shape.last().copied().unwrap_or(1)
-    }
-
     /// The bytes that they take, with their scales or tables.
     pub fn bytes(&self) -> usize {
         self.bytes.len() + size_of_val(&self.tables[..])
@@ -30,39 +26,65 @@ impl Codes {
 
     /// Decodes whole rows of the last axis, as many as `values` has room for, from that one on: what [`Store::read`] gives of them.
     pub fn decode_rows(&self, first: usize, values: &mut [f32]) {
-        let start = first * self.row() * self.coded.code.bits() / 8;
+        let start = first * row_bits(&self.coded) / 8;
         let codes = unpacked(self.coded.code, &self.bytes[start..], values.len());
         decode_rows(&self.coded, &codes, &self.tables, first, values);
         round(self.dtype, values);
     }
 }
 
+/// Bits of a row of the last axis.
+fn row_bits(coded: &Coded) -> usize {
+    coded.shape.last().copied().unwrap_or(1) * coded.code.bits()
+}
+
+/// Whether each row begins with a byte.
+fn has_whole_rows(coded: &Coded) -> bool {
+    row_bits(coded).is_multiple_of(8) && element_count(&coded.shape) > 0
+}
+
 impl Store {
-    /// The codes of a weight, to be decoded row by row; `None` of one that has none, or whose numbers are moved behind their codes.
+    /// The codes of a weight, to be decoded row by row; `None` of one that has none, whose rows end within a byte, or whose numbers are moved
+    /// behind their codes.
     ///
     /// # Errors
     /// As [`Store::read`].
     pub fn codes_of(&self, weight: &Weight) -> Result<Option<Codes>> {
-        let found = match &weight.source {
-            _ if weight.coded().is_some() => {
-                let encoded = self.encode(weight)?;
-                Some((encoded.coded.clone(), encoded.packed()?, encoded.tables.to_f32_vec()))
+        // Encoding may take long: not of what is not held.
+        if let Some(coded) = weight.coded() {
+            if !has_whole_rows(&coded) {
+                return Ok(None);
             }
-            Source::Tensor { .. } if weight.transforms.is_empty() => {
-                let (region, _) = self.select(weight, &[])?;
-                match region.coding.as_ref().filter(|coding| coding.code != Code::Int { bits: 32 }) {
-                    Some(coding) => {
-                        let (coded, bytes) = self.coded_bytes(region, coding)?;
-                        Some((coded, bytes, coding.tables.clone()))
-                    }
-                    None => None,
-                }
-            }
-            _ => None,
+            let encoded = self.encode(weight)?;
+            let (bytes, tables) = (encoded.packed()?, encoded.tables.to_f32_vec());
+            return Ok(Some(Codes { coded: encoded.coded, bytes, tables, dtype: weight.dtype }));
+        }
+        let Source::Tensor { .. } = weight.source else { return Ok(None) };
+        if !weight.transforms.is_empty() {
+            return Ok(None);
+        }
+        let (region, _) = self.select(weight, &[])?;
+        let Some(coding) = region.coding.as_ref().filter(|coding| coding.code != Code::Int { bits: 32 })
+        else {
+            return Ok(None);
         };
-        let Some((coded, bytes, tables)) = found else { return Ok(None) };
-        let codes = Codes { coded, bytes, tables, dtype: weight.dtype };
-        let is_whole = (codes.row() * codes.coded.code.bits()).is_multiple_of(8);
-        Ok((is_whole && element_count(&codes.coded.shape) > 0).then_some(codes))
+        let codes = self.region_codes(region, coding, weight.dtype)?;
+        Ok(has_whole_rows(&codes.coded).then_some(codes))
+    }
+
+    /// The codes of a region, wherever its rows begin.
+    pub(crate) fn region_codes(&self, region: &Region, coding: &Coding, dtype: DType) -> Result<Codes> {
+        let coded = Coded { code: coding.code, shape: region.shape.clone(), blocks: coding.blocks.clone() };
+        let fits = coded.blocks.len() == coded.shape.len()
+            && coded.shape.iter().zip(&coded.blocks).all(|(size, &blocks)| blocks > 0 && size % blocks == 0)
+            && coded.table_count() == coding.tables.len();
+        if !fits {
+            return Err(Error::input("its scales or tables do not fit its codes")
+                .at(Place::Tensor(region.name.clone()))
+                .at(Place::File(self.path(region).to_path_buf())));
+        }
+        let mut bytes = vec![0; region.bytes() as usize];
+        self.read_at(region, 0, &mut bytes)?;
+        Ok(Codes { coded, bytes, tables: coding.tables.clone(), dtype })
     }
 }

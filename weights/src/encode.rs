@@ -4,14 +4,14 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use snapc_ir::{
-    Code, Coded, Dim, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight,
+    Code, Coded, DType, Dim, Encoding, Error, Factor, Method, Place, Result, Source, Transform, Weight,
     element_count,
 };
 
 use crate::quantize::{self, Feedback, Histogram, Levels, LowRank};
 use crate::read::moved;
 use crate::statistics::Moments;
-use crate::store::{Coding, Region, Store};
+use crate::store::{Region, Store};
 
 /// Numbers that are encoded at once.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -335,28 +335,10 @@ impl Store {
             let steps = bytes.chunks_exact(4).filter_map(|step| step.try_into().ok()).map(i32::from_le_bytes);
             return Ok(steps.zip(&coding.tables).map(|(step, length)| step as f32 * length).collect());
         }
-        let (coded, bytes) = self.coded_bytes(region, coding)?;
-        let count = element_count(&region.shape);
-        let codes = unpacked(coding.code, &bytes, count);
-        let mut values = vec![0.0; count];
-        decode_rows(&coded, &codes, &coding.tables, 0, &mut values);
+        let codes = self.region_codes(region, coding, DType::F32)?;
+        let mut values = vec![0.0; element_count(&region.shape)];
+        codes.decode_rows(0, &mut values);
         Ok(values)
-    }
-
-    /// The packed codes of a region, and how they lie.
-    pub(crate) fn coded_bytes(&self, region: &Region, coding: &Coding) -> Result<(Coded, Vec<u8>)> {
-        let coded = Coded { code: coding.code, shape: region.shape.clone(), blocks: coding.blocks.clone() };
-        let fits = coded.blocks.len() == coded.shape.len()
-            && coded.shape.iter().zip(&coded.blocks).all(|(size, &blocks)| blocks > 0 && size % blocks == 0)
-            && coded.table_count() == coding.tables.len();
-        if !fits {
-            return Err(Error::input("its scales or tables do not fit its codes")
-                .at(Place::Tensor(region.name.clone()))
-                .at(Place::File(self.path(region).to_path_buf())));
-        }
-        let mut bytes = vec![0; region.bytes() as usize];
-        self.read_at(region, 0, &mut bytes)?;
-        Ok((coded, bytes))
     }
 }
 

@@ -142,8 +142,8 @@ impl Blocks {
         self.inline_bytes + self.blocks.iter().map(Block::told).sum::<u64>()
     }
 
-    /// Writes one block after the other, of the weights of each signature and their store, with zeros between, and zeros at the end; gives the scales that belong into the
-    /// flatbuffer. `progress` is told the bytes of weights since its last call.
+    /// Writes one block after the other, of the weights of each signature and their store, with zeros between, and zeros at the end; gives
+    /// the scales that belong into the flatbuffer. `progress` is told the bytes of weights since its last call.
     ///
     /// # Errors
     /// If a weight cannot be read or the file not be written.

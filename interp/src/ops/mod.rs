@@ -64,11 +64,7 @@ impl Call<'_> {
         let Numbers::Float(values) = &mut self.operands[operand].numbers else { return Vec::new() };
         match Arc::get_mut(values) {
             Some(values) => std::mem::take(values),
-            None => {
-                let mut copy = self.pool.take(values.len());
-                crate::kernels::copy(&mut copy, values);
-                copy
-            }
+            None => self.pool.copy(values),
         }
     }
 
