@@ -32,11 +32,36 @@ struct Options {
 /// Sides of the token grid.
 const SIDES: [usize; 4] = [16, 32, 64, 128];
 
-/// One measured line: its points are work and seconds.
+/// One measured line.
 struct Series {
     title: &'static str,
     unit: &'static str,
+    /// Work and seconds.
     points: Vec<(f64, f64)>,
+    /// Floating-point operations at each point, of which a compile has none.
+    flops: Vec<f64>,
+}
+
+/// What a velocity, or a half of one, costs.
+struct Cost {
+    seconds: f64,
+    flops: f64,
+}
+
+impl Series {
+    /// Of networks, by their work.
+    fn of(title: &'static str, unit: &'static str, costs: &[(usize, Cost)]) -> Self {
+        let points = costs.iter().map(|(work, cost)| (*work as f64, cost.seconds)).collect();
+        Series { title, unit, points, flops: costs.iter().map(|(_, cost)| cost.flops).collect() }
+    }
+
+    /// The exponents of its operations with the work, and of its seconds with the operations.
+    fn of_operations(&self) -> Option<[f64; 2]> {
+        let pairs = || self.points.iter().zip(&self.flops);
+        let counted: Vec<_> = pairs().map(|(&(work, _), &flops)| (work, flops)).collect();
+        let timed: Vec<_> = pairs().map(|(&(_, seconds), &flops)| (flops, seconds)).collect();
+        (!self.flops.is_empty()).then(|| [exponent(&counted), exponent(&timed)])
+    }
 }
 
 fn main() -> ExitCode {
@@ -53,11 +78,15 @@ fn measure(options: &Options) -> Result<String> {
     ];
     std::fs::write(&options.plot, plot(&series))
         .map_err(|error| Error::io("write", &options.plot, &error))?;
-    let mut text = "| | work | seconds | exponent |\n| --- | --- | --- | --- |\n".to_string();
-    for Series { title, unit, points } in &series {
+    let mut text =
+        "| | work | seconds | exponent | of its operations | of time with them |\n| --- | --- | --- | --- | --- | --- |\n".to_string();
+    for one in &series {
+        let Series { title, unit, points, .. } = one;
+        let [counted, timed] =
+            one.of_operations().map_or_else(Default::default, |both| both.map(|one| format!("{one:.2}")));
         let list = |of: &dyn Fn(&(f64, f64)) -> String| points.iter().map(of).collect::<Vec<_>>().join(", ");
         text.push_str(&format!(
-            "| {title} | {} {unit} | {} | {:.2} |\n",
+            "| {title} | {} {unit} | {} | {:.2} | {counted} | {timed} |\n",
             list(&|point| format!("{}", point.0)),
             list(&|point| format!("{:.3}", point.1)),
             exponent(points)
@@ -104,11 +133,11 @@ fn compiles(options: &Options) -> Result<Series> {
         points.push(((bytes as f64 / 1e6).round(), seconds));
     }
     let _ = std::fs::remove_dir_all(output);
-    Ok(Series { title: "compile, Core ML f16", unit: "MB", points })
+    Ok(Series { title: "compile, Core ML f16", unit: "MB", points, flops: Vec::new() })
 }
 
 /// A velocity of `small`, as `snapc run` has it.
-fn velocity(options: &Options, folder: &Path, side: usize) -> Result<f64> {
+fn velocity(options: &Options, folder: &Path, side: usize) -> Result<Cost> {
     let pipeline = Pipeline::open(folder)?;
     let imported = pipeline.import(Part::Transformer, 1, [2 * side; 2])?;
     let slice = Slice { from: pipeline.width(), to: pipeline.subnet("small")? };
@@ -116,7 +145,7 @@ fn velocity(options: &Options, folder: &Path, side: usize) -> Result<f64> {
     interpreted(options, &graph, &imported.store)
 }
 
-fn interpreted(options: &Options, graph: &Graph, store: &Store) -> Result<f64> {
+fn interpreted(options: &Options, graph: &Graph, store: &Store) -> Result<Cost> {
     let numbers =
         |ty: &TensorType| Tensor::float(ty.clone(), snapc_interp::TorchGenerator::new(0).randn(ty.count()));
     let inputs: Vec<(&str, Tensor)> =
@@ -125,19 +154,20 @@ fn interpreted(options: &Options, graph: &Graph, store: &Store) -> Result<f64> {
     let interpreter = Interpreter::new(graph, store);
     // The first run reads the weights.
     interpreter.run(&inputs)?;
-    least(options, || interpreter.run(&inputs).map(|_| ()))
+    let seconds = least(options, || interpreter.run(&inputs).map(|_| ()))?;
+    Ok(Cost { seconds, flops: graph.flops() as f64 })
 }
 
 fn tokens(options: &Options) -> Result<Series> {
     let folder = pipeline("tenth", &options.folder)?;
-    let point = |side: usize| Ok(((side * side) as f64, velocity(options, &folder, side)?));
-    let points = SIDES.into_iter().map(point).collect::<Result<_>>()?;
-    Ok(Series { title: "velocity, 1 / 2 / 1 blocks", unit: "tokens", points })
+    let cost = |side: usize| Ok((side * side, velocity(options, &folder, side)?));
+    let costs: Vec<_> = SIDES.into_iter().map(cost).collect::<Result<_>>()?;
+    Ok(Series::of("velocity, 1 / 2 / 1 blocks", "tokens", &costs))
 }
 
 /// One half of ASSA alone, of 16 heads of 64 numbers: the neighbourhoods, or all tokens over a quarter as many keys.
 fn halves(options: &Options, local: bool) -> Result<Series> {
-    let mut points = Vec::new();
+    let mut costs = Vec::new();
     for side in SIDES {
         let count = side * side;
         let mut b = Builder::new("half", Stage::Subnet);
@@ -151,16 +181,16 @@ fn halves(options: &Options, local: bool) -> Result<Series> {
         let pattern = if local { near } else { Pattern::Dense };
         let y = b.one(Attention { pattern, scale: 0.125 }, &[queries, keys, keys])?;
         b.output("y", y);
-        points.push((count as f64, interpreted(options, &b.finish()?, &Store::empty())?));
+        costs.push((count, interpreted(options, &b.finish()?, &Store::empty())?));
     }
     let title = if local { "ASSA, the local half" } else { "ASSA, the global half" };
-    Ok(Series { title, unit: "tokens", points })
+    Ok(Series::of(title, "tokens", &costs))
 }
 
 /// Velocities at 32 x 32 tokens, of 1 / 2 / 1 blocks and multiples of them; zeros weigh as much as numbers.
 fn depths(options: &Options) -> Result<Series> {
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/shapes");
-    let mut points = Vec::new();
+    let mut costs = Vec::new();
     for times in [1, 2, 4, 8] {
         let blocks = [times, 2 * times, times];
         let folder = options.folder.join(format!("depth-{times}"));
@@ -168,9 +198,9 @@ fn depths(options: &Options) -> Result<Series> {
         let config = config.ok_or_else(|| Error::bug("there is no config `tenth`"))?;
         xtask::supernet(&config.with_blocks(blocks), &template, &folder, true)
             .map_err(|error| Error::io("make", &folder, &error))?;
-        points.push((blocks.iter().sum::<usize>() as f64, velocity(options, &folder, 32)?));
+        costs.push((blocks.iter().sum(), velocity(options, &folder, 32)?));
     }
-    Ok(Series { title: "velocity, 32 x 32 tokens", unit: "blocks", points })
+    Ok(Series::of("velocity, 32 x 32 tokens", "blocks", &costs))
 }
 
 /// A panel for each line, both axes logarithmic, with a line of slope 1 through the first point.
@@ -182,7 +212,7 @@ fn plot(series: &[Series]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {}\" font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
         PANEL.1
     );
-    for (number, Series { title, unit, points }) in series.iter().enumerate() {
+    for (number, Series { title, unit, points, .. }) in series.iter().enumerate() {
         let (left, top, wide, high) = INSIDE;
         let left = left + PANEL.0 * number as f64;
         let bounds = |of: &dyn Fn(&(f64, f64)) -> f64| {
