@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use snapc_ir::{Class, DType, Dim, Encoding, Error, Method, Source, Transform, Weight};
-use snapc_weights::{Limits, Region, Scratch, Store, Stored, in_order};
+use snapc_weights::{Limits, Make, Region, Scratch, Store, Stored, in_order};
 use tempfile::TempDir;
 
 /// Numbers that f16 and bf16 hold exactly.
@@ -461,6 +461,19 @@ fn work_that_overlaps_is_taken_in_order() {
             let (taken, result) = overlapped(Limits { jobs, memory }, None);
             assert_eq!((taken.len(), result.unwrap_err().message()), (701, "the disk is full"));
         }
+    }
+}
+
+#[test]
+fn a_thread_that_panics_lets_none_wait() {
+    for jobs in [2, 5] {
+        let limits = Limits { jobs, memory: 1000 };
+        let make: Make = &|number, _, sink| {
+            assert!(number != 7 && number < 20, "a fault of the program");
+            (0..9).try_for_each(|_| sink(Stored::Bytes(&[0])))
+        };
+        let error = in_order(limits, &[1; 40], make, &mut |_, _| Ok(())).unwrap_err();
+        assert!(error.message().contains("stopped in the middle"), "{error}");
     }
 }
 

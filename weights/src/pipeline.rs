@@ -56,7 +56,6 @@ pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result
         return (0..needs.len())
             .try_for_each(|number| make(number, &mut scratch, &mut |stored| take(number, stored)));
     }
-    let (senders, receivers): (Vec<_>, Vec<_>) = needs.iter().map(|_| sync_channel(WAITING)).unzip();
     // Each thread has a heap of its own. What all have used up to now, the graphs for the most part, has left room in this thread's: the
     // large buffers take that.
     let workers = limits.jobs.min(needs.len());
@@ -64,44 +63,50 @@ pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result
     let scratches: Vec<Scratch> = (0..workers).map(|_| Scratch::with_room(most)).collect();
     let waiting = WAITING * (workers + 1) + workers;
     let queue = Queue {
-        state: Mutex::new(State { senders: senders.into_iter().enumerate().collect(), held: 0, taken: 0 }),
+        state: Mutex::default(),
         freed: Condvar::new(),
+        begun: Condvar::new(),
         buffers: Mutex::new((0..waiting).map(|_| Vec::with_capacity(BLOCK)).collect()),
         limits,
     };
     thread::scope(|scope| {
         let start = |scratch| scope.spawn(|| queue.work(needs, make, scratch));
         let workers: Vec<_> = scratches.into_iter().map(start).collect();
-        let taken = receivers
-            .into_iter()
-            .enumerate()
-            .try_for_each(|(number, blocks)| queue.drain(number, &blocks, take));
+        let taken = (0..needs.len()).try_for_each(|number| queue.drain(number, take));
         if taken.is_err() {
-            queue.state().senders.clear();
-            queue.freed.notify_all();
+            queue.stop();
         }
         for worker in workers {
-            worker.join().map_err(|_| Error::bug("a thread that reads weights stopped in the middle"))?;
+            worker.join().map_err(|_| gone())?;
         }
         taken
     })
 }
 
-type Sender = SyncSender<Result<Block>>;
+fn gone() -> Error {
+    Error::bug("a thread that reads weights stopped in the middle")
+}
 
+#[derive(Default)]
 struct State {
-    /// The weights that are not begun, in order.
-    senders: VecDeque<(usize, Sender)>,
+    /// The first weight that is not begun.
+    next: usize,
+    /// Where the blocks of those come from that are begun and not asked for, in order: no more than threads are ahead of the writer.
+    begun: VecDeque<Receiver<Result<Block>>>,
     /// Bytes that those being made take.
     held: u64,
     /// How many were taken whole.
     taken: usize,
+    /// Whether no more are to be begun.
+    stopped: bool,
 }
 
 struct Queue {
     state: Mutex<State>,
     /// Told when bytes are given back.
     freed: Condvar,
+    /// Told when a weight is begun, or none will be.
+    begun: Condvar,
     /// Buffers that were written, for the blocks to come.
     buffers: Mutex<Vec<Vec<u8>>>,
     limits: Limits,
@@ -114,16 +119,45 @@ impl Queue {
 
     /// Takes the next weight as soon as it fits, and no further ahead of the writer than threads keep busy. The one that is waited for
     /// has been begun before: none waits for one behind it.
-    fn next(&self, needs: &[u64]) -> Option<(usize, Sender)> {
+    fn next(&self, needs: &[u64]) -> Option<(usize, SyncSender<Result<Block>>)> {
         let mut state = self.state();
         loop {
-            let number = state.senders.front()?.0;
-            let (need, fits) = (needs[number], number <= state.taken + self.limits.jobs);
+            let number = state.next;
+            let need = *needs.get(number).filter(|_| !state.stopped)?;
+            let fits = number <= state.taken + self.limits.jobs;
             if fits && (state.held == 0 || state.held + need <= self.limits.memory) {
+                let (sender, receiver) = sync_channel(WAITING);
                 state.held += need;
-                return state.senders.pop_front();
+                state.next += 1;
+                state.begun.push_back(receiver);
+                self.begun.notify_one();
+                return Some((number, sender));
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets no more be begun; what is being made finds that nobody listens.
+    fn stop(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        state.begun.clear();
+        drop(state);
+        self.freed.notify_all();
+        self.begun.notify_one();
+    }
+
+    /// The blocks of the next weight, once it is begun.
+    fn blocks(&self) -> Result<Receiver<Result<Block>>> {
+        let mut state = self.state();
+        loop {
+            if let Some(blocks) = state.begun.pop_front() {
+                return Ok(blocks);
+            }
+            if state.stopped {
+                return Err(gone());
+            }
+            state = self.begun.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -146,8 +180,8 @@ impl Queue {
         }
     }
 
-    fn drain(&self, number: usize, blocks: &Receiver<Result<Block>>, take: Take) -> Result<()> {
-        for block in blocks {
+    fn drain(&self, number: usize, take: Take) -> Result<()> {
+        for block in self.blocks()? {
             match block? {
                 Block::Bytes(bytes) => {
                     take(number, Stored::Bytes(&bytes))?;
@@ -174,7 +208,7 @@ impl Queue {
     }
 }
 
-/// Bytes that are given back also by a thread that panics.
+/// Bytes that are given back also by a thread that panics, which begins no more weights and so lets none wait for one.
 struct Held<'a> {
     queue: &'a Queue,
     need: u64,
@@ -184,5 +218,8 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.queue.state().held -= self.need;
         self.queue.freed.notify_all();
+        if thread::panicking() {
+            self.queue.stop();
+        }
     }
 }

@@ -1,7 +1,7 @@
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use snapc_ir::{DType, Dim, Error, Place, Result, Source, Transform, Weight, shape_text};
+use snapc_ir::{DType, Dim, Error, Place, Result, Source, Transform, Weight, element_count, shape_text};
 
 use crate::store::{Region, Store};
 use crate::table::table_values;
@@ -382,30 +382,46 @@ pub(crate) fn applied(change: &Transform, shape: &[usize], weight: &Weight) -> R
         .ok_or_else(|| Error::bug("a recipe does not fit").at(Place::Tensor(weight.name.clone())))
 }
 
-/// What a transform that only moves, drops or repeats numbers makes of them.
-pub(crate) fn moved<T: Pod + Send + Sync>(values: Vec<T>, shape: &[usize], change: &Transform) -> Vec<T> {
+/// Writes what a transform that moves, drops or repeats numbers of `shape` makes of them; others leave them as they are.
+pub(crate) fn move_into<T: Pod + Send + Sync>(to: &mut [T], from: &[T], shape: &[usize], change: &Transform) {
     match change {
         Transform::Take { .. } | Transform::Part { .. } => {
             let Selection { row, rows, runs } = Selection::new(shape, std::slice::from_ref(change));
-            let mut kept = Vec::with_capacity(values.len());
-            for index in rows.iter().flat_map(|&(start, length)| start..start + length) {
-                let line = &values[index * row..(index + 1) * row];
-                runs.iter().for_each(|&(start, length)| kept.extend_from_slice(&line[start..start + length]));
+            let lines = rows.iter().flat_map(|&(start, length)| start..start + length);
+            let kept =
+                lines.flat_map(|line| runs.iter().map(move |&(start, length)| (line * row + start, length)));
+            let mut rest = to;
+            for (start, length) in kept {
+                let (now, later) = rest.split_at_mut(length);
+                now.copy_from_slice(&from[start..start + length]);
+                rest = later;
             }
-            kept
         }
-        Transform::Transpose(perm) => {
-            let mut moved = vec![T::zeroed(); values.len()];
-            transpose(&mut moved, &values, shape, perm);
-            moved
+        Transform::Transpose(perm) => transpose(to, from, shape, perm),
+        Transform::Repeat(_) => {
+            to.chunks_exact_mut(from.len().max(1)).for_each(|to| to.copy_from_slice(from));
         }
-        Transform::Repeat(times) => values.repeat(*times),
         Transform::Reshape(_)
         | Transform::Double(_)
         | Transform::LowRank { .. }
         | Transform::Encode(_)
         | Transform::Decode
-        | Transform::Steps { .. } => values,
+        | Transform::Steps { .. } => to.copy_from_slice(from),
+    }
+}
+
+/// As [`move_into`], of numbers that nothing else needs.
+pub(crate) fn moved<T: Pod + Send + Sync>(values: Vec<T>, shape: &[usize], change: &Transform) -> Vec<T> {
+    match (change, change.apply(shape)) {
+        (
+            Transform::Take { .. } | Transform::Part { .. } | Transform::Transpose(_) | Transform::Repeat(_),
+            Some(after),
+        ) => {
+            let mut moved = vec![T::zeroed(); element_count(&after)];
+            move_into(&mut moved, &values, shape, change);
+            moved
+        }
+        _ => values,
     }
 }
 

@@ -9,14 +9,13 @@ use snapc_ir::{DType, Error, Method, Place, Result, Source, Transform, Weight, e
 
 use crate::encode::{PIECE, packed, without_codes};
 use crate::read::{
-    BLOCK, Block, Buffers, append, applied, moved, not_finite, room, split_takes, strange_number,
+    BLOCK, Block, Buffers, append, applied, move_into, not_finite, room, split_takes, strange_number,
 };
 use crate::store::Store;
 use crate::tensor::{Data, round};
-use crate::transpose::transpose;
 
 /// Numbers that are moved at once where their rows lie behind each other.
-const MOVED: usize = 1 << 20;
+const MOVED: usize = 1 << 18;
 
 /// And where they do not, as in a weight whose rows and columns change places: it is read as often as it has this many.
 const TURNED: usize = 4 << 20;
@@ -239,17 +238,10 @@ impl Store {
         let mut shape = takes.iter().try_fold(shape, |shape, take| applied(take, &shape, weight))?;
         for change in rest {
             let after = applied(change, &shape, weight)?;
-            let numbers = room::<T>(room_for, element_count(&shape));
-            match change {
-                Transform::Reshape(_) | Transform::Double(_) => {}
-                Transform::Transpose(perm) => {
-                    transpose(room(other, numbers.len()), numbers, &shape, perm);
-                    std::mem::swap(room_for, other);
-                }
-                _ => {
-                    let moved = moved(numbers.to_vec(), &shape, change);
-                    room(room_for, moved.len()).copy_from_slice(&moved);
-                }
+            if !matches!(change, Transform::Reshape(_) | Transform::Double(_)) {
+                let numbers = room::<T>(room_for, element_count(&shape));
+                move_into(room(other, element_count(&after)), numbers, &shape, change);
+                std::mem::swap(room_for, other);
             }
             shape = after;
         }
