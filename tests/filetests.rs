@@ -166,7 +166,7 @@ fn analysis_of_the_fixture() {
     let flow = Flow::new(&graph);
     let timestep = graph.inputs().iter().position(|port| port.name == "timestep").unwrap();
     let only: Vec<String> =
-        flow.only_from(timestep).into_iter().map(|id| graph.node(id).scope.clone()).collect();
+        flow.only_from(timestep).into_iter().map(|id| graph.node(id).scope.to_string()).collect();
     assert!(only.iter().any(|scope| scope == "time_mod"));
     assert!(only.iter().any(|scope| scope == "up.1.mod_table"));
     assert!(

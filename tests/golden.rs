@@ -55,7 +55,7 @@ fn shapes_every_subnet() {
                     ("text_mask", &mask),
                 ];
                 let mut results = interpreter.run_observed(&inputs, &mut |node, results| {
-                    inner.insert(node.scope.clone(), results[0].clone());
+                    inner.insert(node.scope.to_string(), results[0].clone());
                 });
                 Ok(results.as_mut().map_err(|error| error.clone())?.remove(0))
             };
@@ -103,7 +103,7 @@ fn shapes_gate() {
             ];
             Interpreter::new(&graph, &transformer.store)
                 .run_observed(&inputs, &mut |node, results| {
-                    if node.scope == "down.0.self_attn.gate" && node.op.name() == "sigmoid" {
+                    if *node.scope == *"down.0.self_attn.gate" && node.op.name() == "sigmoid" {
                         found = Some(results[0].clone());
                     }
                 })

@@ -82,7 +82,7 @@ impl<'a> Interpreter<'a> {
         }
         for (index, node) in self.graph.nodes().iter().enumerate() {
             let results = self.run_node(index, node, &mut values, pool);
-            let mut results = results.map_err(|error| error.at(Place::Node(node.scope.clone())))?;
+            let mut results = results.map_err(|error| error.at(Place::Node(node.scope.to_string())))?;
             if let Some(observe) = &mut observe {
                 let tensors: Vec<Tensor> = results.into_iter().map(Value::into_tensor).collect();
                 observe(node, &tensors);

@@ -1,9 +1,10 @@
 //! The only way to make a graph: every type is inferred as nodes are added, and what no output reaches is dropped.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::error::{Error, Place, Result};
-use crate::graph::{Def, Graph, Node, NodeId, Port, Stage, Value, ValueId, WeightId};
+use crate::graph::{Def, Graph, Node, NodeId, Port, Stage, Value, ValueId, ValueIds, WeightId};
 use crate::ops::{
     Add, Cast, Concat, Cos, Linear, Matmul, Mul, Op, ReduceMean, Reshape, Rsqrt, Sigmoid, Sin, Slice,
     Softmax, Sub, Tanh, Transpose,
@@ -15,7 +16,7 @@ use crate::weight::{Dim, Weight};
 /// Makes a graph.
 pub struct Builder {
     graph: Graph,
-    scope: String,
+    scope: Arc<str>,
     weights: BTreeMap<String, ValueId>,
 }
 
@@ -32,7 +33,7 @@ impl Builder {
             inputs: Vec::new(),
             outputs: Vec::new(),
         };
-        Builder { graph, scope: String::new(), weights: BTreeMap::new() }
+        Builder { graph, scope: Arc::default(), weights: BTreeMap::new() }
     }
 
     /// As [`Builder::new`], with room for as many nodes as `graph` has, which it will be much like.
@@ -62,7 +63,7 @@ impl Builder {
     }
 
     /// What the next nodes belong to, as a path in the checkpoint; returns what was set before.
-    pub fn set_scope(&mut self, scope: impl Into<String>) -> String {
+    pub fn set_scope(&mut self, scope: impl Into<Arc<str>>) -> Arc<str> {
         std::mem::replace(&mut self.scope, scope.into())
     }
 
@@ -123,17 +124,17 @@ impl Builder {
         let op = op.into();
         let types: Vec<&TensorType> = operands.iter().map(|&id| self.graph.ty(id)).collect();
         let inferred = op.infer(&types).map_err(|reason| {
-            Error::input(format!("{}: {reason}", op.name())).at(Place::Node(self.scope.clone()))
+            Error::input(format!("{}: {reason}", op.name())).at(Place::Node(self.scope.to_string()))
         })?;
         let node = NodeId(self.graph.nodes.len() as u32);
-        let results: Vec<ValueId> = inferred
+        let results: ValueIds = inferred
             .into_iter()
             .enumerate()
             .map(|(number, ty)| self.push_value(ty, Def::Result(node, number)))
             .collect();
         let scope = self.scope.clone();
-        self.graph.nodes.push(Node { op, operands: operands.to_vec(), results: results.clone(), scope });
-        Ok(results)
+        self.graph.nodes.push(Node { op, operands: operands.into(), results: results.clone(), scope });
+        Ok(results.into_vec())
     }
 
     /// Adds a node that has one result.

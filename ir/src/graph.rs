@@ -1,6 +1,9 @@
 //! Graph, node and value.
 
 use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::ops::Op;
 use crate::types::TensorType;
@@ -71,17 +74,21 @@ pub struct Value {
     pub def: Def,
 }
 
+/// Values that a node reads or makes: so few, in most nodes, that they need no memory of their own.
+pub type ValueIds = SmallVec<[ValueId; 4]>;
+
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// What it does.
     pub op: Op,
     /// What it reads, in the order that the op names; optional ones at the end may be missing.
-    pub operands: Vec<ValueId>,
+    pub operands: ValueIds,
     /// What it makes.
-    pub results: Vec<ValueId>,
-    /// Its path in the checkpoint, `down.0.self_attn`; kept through every pass and expansion.
-    pub scope: String,
+    pub results: ValueIds,
+    /// Its path in the checkpoint, `down.0.self_attn`; kept through every pass and expansion, and held once for all nodes that
+    /// come of one.
+    pub scope: Arc<str>,
 }
 
 /// A named input or output.

@@ -81,7 +81,7 @@ fn check_nodes(graph: &Graph) -> Result<()> {
     }
     for node in &graph.nodes {
         let fail = |reason: String| {
-            Err(Error::input(format!("{}: {reason}", node.op.name())).at(Place::Node(node.scope.clone())))
+            Err(Error::input(format!("{}: {reason}", node.op.name())).at(Place::Node(node.scope.to_string())))
         };
         if node.operands.iter().any(|id| !made.get(id.index()).copied().unwrap_or(false)) {
             return fail("an operand is not made before it".to_string());

@@ -379,7 +379,7 @@ fn replay(b: &mut Builder, graph: &Graph, map: &mut Map, wanted: impl Fn(NodeId)
         b.set_scope(node.scope.clone());
         let operands: Option<Vec<ValueId>> = node.operands.iter().map(|id| map[id.index()]).collect();
         let operands = operands.ok_or_else(|| {
-            Error::bug("a node is replayed before its operands").at(Place::Node(node.scope.clone()))
+            Error::bug("a node is replayed before its operands").at(Place::Node(node.scope.to_string()))
         })?;
         for (old, new) in node.results.iter().zip(b.op(node.op.clone(), &operands)?) {
             map[old.index()] = Some(new);

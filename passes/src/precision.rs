@@ -96,7 +96,7 @@ impl PrecisionPass {
 /// The names of the weights that the sampler alone reads.
 pub(crate) fn sampler_weights(graph: &Graph) -> BTreeSet<String> {
     let read_by = |sampler: bool| -> BTreeSet<String> {
-        let nodes = graph.nodes().iter().filter(|node| (node.scope == SAMPLER) == sampler);
+        let nodes = graph.nodes().iter().filter(|node| (*node.scope == *SAMPLER) == sampler);
         nodes
             .flat_map(|node| &node.operands)
             .filter_map(|&id| graph.as_weight(id))

@@ -107,7 +107,7 @@ fn follow(user: &Node, value: ValueId) -> Option<Vec<ValueId>> {
         | Op::MergeHeads(_)
         | Op::MapFromTokens(_)
         | Op::TokensFromMap(_)
-        | Op::Conv2d(_) => Some(user.results.clone()),
+        | Op::Conv2d(_) => Some(user.results.to_vec()),
         _ => None,
     }
 }

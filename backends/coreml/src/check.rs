@@ -34,7 +34,7 @@ pub fn check(graph: &Graph, min_os: MinOs, device: Device) -> Vec<Error> {
     if let Some(node) = rounds.filter(|_| min_os < MinOs::Ios17) {
         passed.push(
             Error::limit("its activations are rounded to 8 bits; Core ML has that from iOS 17 on")
-                .at(Place::Node(node.scope.clone()))
+                .at(Place::Node(node.scope.to_string()))
                 .help("write it with --min-os iOS17, or --quantize int8 to round the weights alone"),
         );
     }

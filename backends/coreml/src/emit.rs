@@ -57,7 +57,7 @@ pub fn emit<'a>(e: &mut Emitter<'a>, node: &'a Node) -> Result<()> {
         | Op::TokensFromMap(_)
         | Op::MapFromTokens(_)
         | Op::SplitTokens(_) => Err(Error::bug(format!("{} is not legal in Core ML", node.op.name()))
-            .at(Place::Node(node.scope.clone()))),
+            .at(Place::Node(node.scope.to_string()))),
     }
 }
 

@@ -47,7 +47,7 @@ fn graph(graph: &Graph, store: &Store, placement: &Placement, layout: Layout) ->
     }
     emitter.narrow_inputs()?;
     for node in graph.nodes() {
-        emitter.node(node).at(|| Place::Node(node.scope.clone()))?;
+        emitter.node(node).at(|| Place::Node(node.scope.to_string()))?;
     }
     emitter.outputs();
     let info = |port: &Port| value_info(graph.ty(port.value), &port.name, emitter.contract(port));

@@ -101,7 +101,7 @@ pub fn legalize_whole(graph: &Graph, backend: &dyn Backend, device: Device) -> R
     for _ in 0..ROUNDS {
         let mut changed = false;
         current = rewrite_whole(current, stage.clone(), Ok, |builder, node| {
-            let place = || Place::Node(node.node.scope.clone());
+            let place = || Place::Node(node.node.scope.to_string());
             if let Some(results) = backend.rule(builder, node).at(place)? {
                 changed = true;
                 return Ok(Some(results));
@@ -136,7 +136,7 @@ fn lower_whole(
     explanations: &mut Vec<Explanation>,
 ) -> Result<Graph> {
     rewrite(graph, Stage::Legal(backend.name().to_string()), Ok, |builder, node| {
-        let place = || Place::Node(node.node.scope.clone());
+        let place = || Place::Node(node.node.scope.to_string());
         if let Op::Linear(_) = node.op() {
             let (lowered, why) = lower::linear(builder, device, &node.operands).at(place)?;
             if lowered.is_some() {

@@ -92,7 +92,7 @@ pub fn place(graph: &Graph, def: Def) -> Place {
     match def {
         Def::Input(number) => Place::Tensor(graph.inputs()[number].name.clone()),
         Def::Weight(id) => Place::Tensor(graph.weight(id).name.clone()),
-        Def::Result(id, _) => Place::Node(graph.node(id).scope.clone()),
+        Def::Result(id, _) => Place::Node(graph.node(id).scope.to_string()),
     }
 }
 

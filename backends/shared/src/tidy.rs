@@ -28,8 +28,8 @@ struct Said(BTreeSet<(ValueId, &'static str, ValueId)>);
 
 impl Said {
     /// The results of an earlier node that does the same, or these; what nothing reads is dropped at the end.
-    fn once(&mut self, builder: &Builder, results: ValueIds) -> ValueIds {
-        let Some(made) = builder.maker(results[0]).filter(|made| made.results == results) else {
+    fn once(&mut self, builder: &Builder, results: Vec<ValueId>) -> Vec<ValueId> {
+        let Some(made) = builder.maker(results[0]).filter(|made| made.results[..] == results[..]) else {
             return results;
         };
         let Some(&first) = made.operands.first() else { return results };
@@ -40,7 +40,7 @@ impl Said {
             .filter_map(|&(.., result)| builder.maker(result))
             .find(|earlier| earlier.operands == made.operands && earlier.op == made.op);
         match same {
-            Some(earlier) => earlier.results.clone(),
+            Some(earlier) => earlier.results.to_vec(),
             None => {
                 self.0.insert((first, name, results[0]));
                 results
@@ -49,7 +49,7 @@ impl Said {
     }
 }
 
-fn merge_reshape(builder: &mut Builder, node: &Replayed, reshape: &Reshape) -> Result<ValueIds> {
+fn merge_reshape(builder: &mut Builder, node: &Replayed, reshape: &Reshape) -> Result<Vec<ValueId>> {
     let source = match builder.maker(node.operands[0]) {
         Some(made) if matches!(made.op, Op::Reshape(_)) => made.operands[0],
         _ => node.operands[0],
@@ -57,7 +57,7 @@ fn merge_reshape(builder: &mut Builder, node: &Replayed, reshape: &Reshape) -> R
     Ok(vec![builder.reshape(source, reshape.shape.clone())?])
 }
 
-fn merge_transpose(builder: &mut Builder, node: &Replayed, transpose: &Transpose) -> Result<ValueIds> {
+fn merge_transpose(builder: &mut Builder, node: &Replayed, transpose: &Transpose) -> Result<Vec<ValueId>> {
     let (source, perm) = match builder.maker(node.operands[0]) {
         Some(made) => match &made.op {
             Op::Transpose(first) => {
@@ -71,7 +71,7 @@ fn merge_transpose(builder: &mut Builder, node: &Replayed, transpose: &Transpose
 }
 
 /// f16 to f32 and back is the same number; f32 to f16 and back is not.
-fn drop_round_trip(builder: &mut Builder, node: &Replayed, dtype: DType) -> Result<ValueIds> {
+fn drop_round_trip(builder: &mut Builder, node: &Replayed, dtype: DType) -> Result<Vec<ValueId>> {
     let source = match builder.maker(node.operands[0]) {
         Some(made) if matches!(made.op, Op::Cast(_)) => {
             let (inner, middle) = (made.operands[0], builder.ty(node.operands[0]).dtype);
@@ -81,5 +81,3 @@ fn drop_round_trip(builder: &mut Builder, node: &Replayed, dtype: DType) -> Resu
     };
     Ok(vec![builder.cast(source, dtype)?])
 }
-
-type ValueIds = Vec<ValueId>;

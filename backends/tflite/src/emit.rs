@@ -59,7 +59,7 @@ fn subgraph(
         }
     }
     for (number, node) in graph.nodes().iter().enumerate() {
-        emitter.node(number, node).at(|| Place::Node(node.scope.clone()))?;
+        emitter.node(number, node).at(|| Place::Node(node.scope.to_string()))?;
     }
     emitter.outputs()?;
     Ok(emitter.subgraph)

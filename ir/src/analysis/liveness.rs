@@ -37,7 +37,7 @@ pub fn peak(graph: &Graph) -> Peak {
         let Node { results, scope, .. } = node;
         live += sum(results);
         if live > peak.bytes {
-            peak = Peak { bytes: live, scope: scope.clone() };
+            peak = Peak { bytes: live, scope: scope.to_string() };
         }
         live -= sum(&finished);
     }

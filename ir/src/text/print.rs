@@ -15,7 +15,7 @@ pub fn print(graph: &Graph) -> String {
     }
     let mut scope = "";
     for node in graph.nodes() {
-        if node.scope != scope {
+        if *node.scope != *scope {
             scope = &node.scope;
             line(&mut text, format_args!("scope {}", if scope.is_empty() { "-" } else { scope }));
         }

@@ -79,7 +79,7 @@ pub fn carrier(graph: &Graph, measured: &Measured, node: &Node) -> usize {
 /// The operands whose power the results have.
 fn carriers(graph: &Graph, measured: &Measured, node: &Node) -> Vec<ValueId> {
     // The sampler's step is f32 at all powers.
-    if node.scope == SAMPLER {
+    if *node.scope == *SAMPLER {
         return Vec::new();
     }
     let full = |id: &ValueId| graph.ty(*id).shape == graph.ty(node.results[0]).shape;
@@ -88,7 +88,7 @@ fn carriers(graph: &Graph, measured: &Measured, node: &Node) -> Vec<ValueId> {
         Op::Add(_) | Op::Sub(_) => node.operands.iter().copied().filter(full).collect(),
         Op::Mul(_) | Op::Matmul(_) => vec![node.operands[carrier(graph, measured, node)]],
         Op::Attention(_) => vec![node.operands[2]],
-        op if moves(op) => node.operands.clone(),
+        op if moves(op) => node.operands.to_vec(),
         _ => Vec::new(),
     };
     found.retain(|&id| graph.as_weight(id).is_none());

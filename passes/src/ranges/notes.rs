@@ -79,7 +79,7 @@ impl Notes {
                 known.power = known.power.max(power);
             }
             None => {
-                let note = Note { op, reason: String::new(), count: 1, first: node.scope.clone() };
+                let note = Note { op, reason: String::new(), count: 1, first: node.scope.to_string() };
                 self.0.push(Noted { why, size, power, note });
             }
         }

@@ -145,7 +145,7 @@ impl Plan {
 
     /// The rule of a node; what forbids to compute it in f16 else, and how large that is.
     fn rule(&self, graph: &Graph, measured: &Measured, node: &Node) -> Result<Rule, (Why, f32)> {
-        if matches!(node.op, Op::TimestepEmbedding(_)) || node.scope == SAMPLER {
+        if matches!(node.op, Op::TimestepEmbedding(_)) || *node.scope == *SAMPLER {
             return Ok(Rule::Exact);
         }
         let largest = |id: &ValueId| measured.of(*id).largest;
