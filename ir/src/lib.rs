@@ -23,7 +23,7 @@ mod weight;
 pub use builder::Builder;
 pub use encoding::{Code, Coded, Encoding, Factor, Method};
 pub use error::{Class, Context, Error, Place, Result};
-pub use graph::{Def, Graph, Node, NodeId, Port, Stage, Value, ValueId, WeightId};
+pub use graph::{Def, Graph, Node, NodeId, Port, Stage, Value, ValueId, ValueIds, WeightId};
 pub use order::TokenOrder;
 pub use rewrite::{Replayed, map_weights, rewrite, rewrite_whole};
 pub use types::{DType, TensorType, element_count, shape_text};
