@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::f16;
-use snapc_backend::{Sink, Written};
+use snapc_backend::{Hashed, Sink, Written};
 use snapc_ir::{Coded, DType, Error, Graph, Result, Weight};
 use snapc_weights::{Limits, Make, Store, Stored, in_order};
 
@@ -152,7 +152,7 @@ impl Layout {
         path: &Path,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Written> {
-        let mut sink = Sink::create(path, true)?;
+        let mut sink = Sink::create(path, Hashed::within(limits))?;
         let count = u32::try_from(self.blobs.len())
             .map_err(|_| Error::limit("a weight file holds at most 2^32 - 1 weights"))?;
         sink.put(&count.to_le_bytes())?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use snapc_backend::{Sink, Written};
+use snapc_backend::{Hashed, Sink, Written};
 use snapc_ir::{Coded, Context, DType, Error, Graph, Place, Result, Weight};
 use snapc_weights::{Limits, Make, Store, Stored, in_order};
 
@@ -106,7 +106,7 @@ impl Placement {
         path: &Path,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Written> {
-        let mut sink = Sink::create(path, true)?;
+        let mut sink = Sink::create(path, Hashed::within(limits))?;
         let weight = |number: usize| &weights[self.blocks[number].weight];
         let needs: Vec<u64> =
             (0..self.blocks.len()).map(|number| store.stored_needs(weight(number))).collect();

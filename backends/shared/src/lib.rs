@@ -1,5 +1,6 @@
 //! What all backends share: the [`Backend`] trait, [`legalize`] and [`LegalGraph`].
 
+mod hashing;
 mod legalize;
 pub mod limits;
 mod lower;
@@ -13,6 +14,7 @@ use snapc_ir::ops::Op;
 use snapc_ir::{Builder, Error, Graph, Node, Replayed, Result, TensorType, ValueId};
 use snapc_weights::{Limits, Store};
 
+pub use hashing::Hashed;
 pub use legalize::{Explanation, LegalGraph, Legalized, legalize, legalize_explained, legalize_whole};
 pub use lower::Device;
 pub use names::Names;

@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use snapc_ir::{Error, Result};
-use snapc_weights::Sha256;
+
+use crate::hashing::{Hashed, Hashing};
 
 /// Bytes that wait until they are worth a call.
 const BUFFER: usize = 1 << 16;
@@ -29,22 +30,22 @@ pub struct Sink {
     at: u64,
     /// What is being written: the bytes of one weight.
     run: Range<u64>,
-    hash: Option<Sha256>,
+    hash: Option<Hashing>,
 }
 
 impl Sink {
-    /// Begins a file, in place of what stands there; `is_hashed` says that it will not be gone back to.
+    /// Begins a file, in place of what stands there.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn create(path: &Path, is_hashed: bool) -> Result<Self> {
+    pub fn create(path: &Path, hashed: Hashed) -> Result<Self> {
         let file = File::create(path).map_err(|error| Error::io("create", path, &error))?;
         Ok(Sink {
             file: BufWriter::with_capacity(BUFFER, file),
             path: path.to_path_buf(),
             at: 0,
             run: 0..0,
-            hash: is_hashed.then(Sha256::default),
+            hash: Hashing::new(hashed),
         })
     }
 
@@ -60,10 +61,7 @@ impl Sink {
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|error| Error::io("write", &self.path, &error))?;
         self.at += bytes.len() as u64;
-        if let Some(hash) = &mut self.hash {
-            hash.update(bytes);
-        }
-        Ok(())
+        self.hash.as_mut().map_or(Ok(()), |hash| hash.update(bytes))
     }
 
     /// Writes zeros up to there.
@@ -127,6 +125,7 @@ impl Sink {
     /// If it cannot be written.
     pub fn finish(mut self) -> Result<Written> {
         self.file.flush().map_err(|error| Error::io("write", &self.path, &error))?;
-        Ok(Written { path: self.path, bytes: self.at, sha256: self.hash.map(Sha256::finish) })
+        let sha256 = self.hash.map(Hashing::finish).transpose()?;
+        Ok(Written { path: self.path, bytes: self.at, sha256 })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use snapc_backend::{LegalGraph, Sink, Written};
+use snapc_backend::{Hashed, LegalGraph, Sink, Written};
 use snapc_ir::{Error, Graph, Result};
 use snapc_weights::{Limits, Store};
 
@@ -61,7 +61,8 @@ impl<'a> ModelFile<'a> {
     pub fn write(self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<Written> {
         let ModelFile { signatures, facts, blocks } = self;
         let model = |signatures: &[Signature]| emit::model(signatures, facts, &blocks);
-        let mut sink = Sink::create(path, !blocks.has_inner_scales())?;
+        let hashed = if blocks.has_inner_scales() { Hashed::Not } else { Hashed::within(limits) };
+        let mut sink = Sink::create(path, hashed)?;
         sink.put(pack::pack(&model(&signatures)?, &blocks).bytes())?;
         progress(blocks.inline_bytes());
         if blocks.has_inner_scales() {

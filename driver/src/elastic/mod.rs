@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapc_assemble::{Chunk, FileEntry, INDEX, Index, Piece, Subnet};
-use snapc_backend::{Sink, Written};
+use snapc_backend::{Hashed, Sink, Written};
 use snapc_ir::{Error, Result};
 use snapc_weights::hexadecimal;
 
@@ -292,7 +292,7 @@ impl<'a> Chunks<'a> {
                 Some(sink) => sink,
                 None => {
                     let path = self.into.join(format!("{}.{:03}", self.subnet, self.done.len()));
-                    self.open.insert(Sink::create(&path, true)?)
+                    self.open.insert(Sink::create(&path, Hashed::Here)?)
                 }
             };
             let (now, rest) = bytes.split_at(bytes.len().min((self.most - sink.at()) as usize));
