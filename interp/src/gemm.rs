@@ -47,6 +47,11 @@ impl<'a> Matrix<'a> {
 /// Rows or columns that kernels take at once: pieces are whole numbers of them.
 const WHOLE: usize = 96;
 
+/// From this depth on, pieces of the columns are better than of the rows, each of which packs all of `b` once more; and the fewest columns
+/// of such a piece.
+const DEEP: usize = 512;
+const NARROW: usize = 64;
+
 /// Multiplications that are worth a thread.
 const FEW: usize = 1 << 20;
 
@@ -100,14 +105,15 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Halves the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
+/// Halves the columns of what is deep and wide enough, else the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
 fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, pieces: usize) {
     if pieces <= 1 {
         return matmul(out, Accum::Replace, a, b, alpha, Par::Seq);
     }
     let half = |size: usize| (size / 2).next_multiple_of(WHOLE).min(size);
     let rest = pieces / 2;
-    if out.nrows() >= out.ncols() {
+    let by_columns = a.ncols() >= DEEP && out.ncols() >= pieces * NARROW;
+    if out.nrows() >= out.ncols() && !by_columns {
         let at = half(out.nrows());
         let ((top, bottom), (above, below)) = (out.split_at_row_mut(at), a.split_at_row(at));
         rayon::join(
@@ -177,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_same_bits_with_any_number_of_threads() {
-        for (rows, depth, cols) in [(300, 1030, 517), (4, 3000, 700), (1025, 64, 96)] {
+        for (rows, depth, cols) in [(300, 1030, 517), (1100, 520, 1024), (4, 3000, 700), (1025, 64, 96)] {
             let (a, b) = (numbers(rows * depth, 1), numbers(cols * depth, 2));
             let with = |threads: usize| {
                 let mut out = vec![0.0; rows * cols];
