@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-/// Rows that are filled beside each other, and numbers of each that are, so that what is read stays in the nearest cache.
-const TILE: [usize; 2] = [16, 64];
+/// Rows that are filled beside each other, and numbers of each that are: what is read stays in the nearest cache, and of 2-byte
+/// numbers a tile's row is a line of it.
+const TILE: usize = 32;
 
 /// Numbers that one thread moves at once.
 const BLOCK: usize = 1 << 14;
@@ -29,7 +30,7 @@ fn axes(shape: &[usize], perm: &[usize]) -> Vec<(usize, usize)> {
 pub fn transpose<T: Copy + Send + Sync>(out: &mut [T], values: &[T], shape: &[usize], perm: &[usize]) {
     let mut axes = axes(shape, perm);
     let Some((length, step)) = axes.pop() else { return out.copy_from_slice(values) };
-    let rows = if step == 1 { (BLOCK / length).max(1) } else { TILE[0] };
+    let rows = if step == 1 { (BLOCK / length).max(1) } else { TILE };
     let fill = |number: usize, block: &mut [T]| {
         let starts: Vec<usize> =
             (0..block.len() / length).map(|row| start(&axes, number * rows + row)).collect();
@@ -39,8 +40,13 @@ pub fn transpose<T: Copy + Send + Sync>(out: &mut [T], values: &[T], shape: &[us
             }
             return;
         }
-        for first in (0..length).step_by(TILE[1]) {
-            let last = (first + TILE[1]).min(length);
+        let beside = starts.len() == TILE && starts.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+        for first in (0..length).step_by(TILE) {
+            if beside && first + TILE <= length {
+                turn(&mut block[first..], length, &values[starts[0] + first * step..], step);
+                continue;
+            }
+            let last = (first + TILE).min(length);
             for (line, start) in block.chunks_exact_mut(length).zip(&starts) {
                 for (to, place) in line[first..last].iter_mut().zip(first..) {
                     *to = values[start + place * step];
@@ -52,6 +58,24 @@ pub fn transpose<T: Copy + Send + Sync>(out: &mut [T], values: &[T], shape: &[us
         out.chunks_mut(rows * length).enumerate().for_each(|(number, block)| fill(number, block));
     } else {
         out.par_chunks_mut(rows * length).enumerate().for_each(|(number, block)| fill(number, block));
+    }
+}
+
+/// Turns a tile: number `j` of row `i` of `from`, whose rows are `step` apart, is number `i` of row `j` of `to`, whose are `length` apart. By
+/// way of arrays it is moved in vectors.
+fn turn<T: Copy>(to: &mut [T], length: usize, from: &[T], step: usize) {
+    let mut tile = [[from[0]; TILE]; TILE];
+    let mut turned = tile;
+    for (row, line) in tile.iter_mut().zip(from.chunks(step)) {
+        row.copy_from_slice(&line[..TILE]);
+    }
+    for (i, row) in tile.iter().enumerate() {
+        for (j, &number) in row.iter().enumerate() {
+            turned[j][i] = number;
+        }
+    }
+    for (row, line) in turned.iter().zip(to.chunks_mut(length)) {
+        line[..TILE].copy_from_slice(row);
     }
 }
 
