@@ -44,13 +44,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Rows or columns that kernels take at once: pieces are whole numbers of them.
-const WHOLE: usize = 96;
+/// Rows that pieces are whole numbers of, and columns: what kernels take at once, of columns 96, 64 or 32.
+const WHOLE: [usize; 2] = [16, 64];
 
 /// From this depth on, pieces of the columns are better than of the rows, each of which packs all of `b` once more; and the fewest columns
 /// of such a piece.
 const DEEP: usize = 512;
-const NARROW: usize = 64;
+const NARROW: usize = 128;
 
 /// Multiplications that are worth a thread.
 const FEW: usize = 1 << 20;
@@ -67,9 +67,14 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32,
     let out =
         MatMut::from_column_major_slice_with_stride_mut(&mut out[..end], cols, rows, stride).transpose_mut();
     let workers = if threads { rayon::current_num_threads() } else { 1 };
-    // More pieces than threads: one that is held up does not hold up all.
-    let pieces = if workers > 1 { 4 * workers } else { 1 };
-    pieces_of(out, a, b, alpha, pieces.min(rows * cols * a.ncols() / FEW));
+    // More pieces than threads: one that is held up does not hold up all. Each piece of the columns reads all of `a`.
+    let by_columns = a.ncols() >= DEEP && cols >= 2 * workers * NARROW;
+    let pieces = match workers {
+        1 => 1,
+        _ if by_columns => 2 * workers,
+        _ => 4 * workers,
+    };
+    pieces_of(out, a, b, alpha, pieces.min(rows * cols * a.ncols() / FEW), by_columns);
 }
 
 /// Partial sums of a dot product that run beside each other.
@@ -105,27 +110,26 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Halves the columns of what is deep and wide enough, else the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
-fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, pieces: usize) {
+/// Halves the columns, or else the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
+fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, pieces: usize, by_columns: bool) {
     if pieces <= 1 {
         return matmul(out, Accum::Replace, a, b, alpha, Par::Seq);
     }
-    let half = |size: usize| (size / 2).next_multiple_of(WHOLE).min(size);
+    let half = |size: usize, whole: usize| (size / 2).next_multiple_of(whole).min(size);
     let rest = pieces / 2;
-    let by_columns = a.ncols() >= DEEP && out.ncols() >= pieces * NARROW;
     if out.nrows() >= out.ncols() && !by_columns {
-        let at = half(out.nrows());
+        let at = half(out.nrows(), WHOLE[0]);
         let ((top, bottom), (above, below)) = (out.split_at_row_mut(at), a.split_at_row(at));
         rayon::join(
-            || pieces_of(top, above, b, alpha, pieces - rest),
-            || pieces_of(bottom, below, b, alpha, rest),
+            || pieces_of(top, above, b, alpha, pieces - rest, by_columns),
+            || pieces_of(bottom, below, b, alpha, rest, by_columns),
         );
     } else {
-        let at = half(out.ncols());
+        let at = half(out.ncols(), WHOLE[1]);
         let ((left, right), (first, second)) = (out.split_at_col_mut(at), b.split_at_col(at));
         rayon::join(
-            || pieces_of(left, a, first, alpha, pieces - rest),
-            || pieces_of(right, a, second, alpha, rest),
+            || pieces_of(left, a, first, alpha, pieces - rest, by_columns),
+            || pieces_of(right, a, second, alpha, rest, by_columns),
         );
     }
 }
