@@ -3,10 +3,12 @@
 //! An [`Interpreter`] runs one graph; [`sample`] walks a schedule with the transformer's; [`TorchGenerator`] draws the noise that
 //! PyTorch draws. Numbers are computed in f32; a value of type f16 is rounded to f16 as it is made.
 
+mod awake;
 mod gemm;
 mod kernels;
 pub mod noise;
 mod ops;
+mod plan;
 mod pool;
 mod products;
 mod run;

@@ -5,9 +5,10 @@ use snapc_ir::ops::Op;
 use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, Weight, WeightId};
 use snapc_weights::{Store, Tensor};
 
+use crate::awake::awake;
 use crate::kernels::add_row;
 use crate::ops::{Call, columns, execute, outside};
-use crate::pool::Pool;
+use crate::pool::{Buffer, Pool};
 use crate::value::{LARGE, Value};
 
 /// Numbers of a weight that is not kept that are read at once.
@@ -16,8 +17,8 @@ const ROWS: usize = 1 << 18;
 /// What is shown of a run: each node and its results.
 type Observe<'o> = &'o mut dyn FnMut(&Node, &[Tensor]);
 
-/// Runs one graph. Weights are read when a node first asks for them and kept for the next run, and so are the buffers of values. The number
-/// of threads (rayon's) changes no bit of a result.
+/// Runs one graph. Weights are read when a node first asks for them and kept for the next run, and so is the memory of values, which the
+/// first run is the plan of. The number of threads (rayon's) changes no bit of a result.
 pub struct Interpreter<'a> {
     graph: &'a Graph,
     store: &'a Store,
@@ -47,13 +48,18 @@ impl<'a> Interpreter<'a> {
         self.graph
     }
 
+    /// Numbers of f32 that runs hold for values by their plan, and the fewest that could do: what the last run's values were at most at
+    /// once. Both leave out values of a few thousand numbers; before the second run nothing is planned.
+    pub fn planned(&self) -> [usize; 2] {
+        self.pool.planned()
+    }
+
     /// Computes the outputs, in order, from the inputs, by name.
     ///
     /// # Errors
     /// If an input is missing or has another type, a weight cannot be read, or an id lies outside its table.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<Tensor>> {
-        // On a thread of the pool: each op's threads are then asked without a switch to one.
-        rayon::scope(|_| self.compute(inputs, None))
+        awake(|| self.compute(inputs, None))
     }
 
     /// As [`Interpreter::run`]; shows each node and its results to `observe`.
@@ -66,7 +72,9 @@ impl<'a> Interpreter<'a> {
 
     fn compute(&self, inputs: &[(&str, &Tensor)], mut observe: Option<Observe>) -> Result<Vec<Tensor>> {
         let own = Pool::default();
-        let pool = if self.keeps { &self.pool } else { &own };
+        // What is shown leaves its place.
+        let pool = if self.keeps && observe.is_none() { &self.pool } else { &own };
+        pool.begin();
         let mut values: Vec<Option<Value>> = vec![None; self.graph.values().len()];
         for port in self.graph.inputs() {
             let expected = self.graph.ty(port.value);
@@ -147,7 +155,7 @@ impl<'a> Interpreter<'a> {
         (!self.keeps && weight.ty().count() > ROWS && weight.rows(0, 1).is_some()).then_some(weight)
     }
 
-    fn linear(&self, x: &Value, weight: &Weight, pool: &Pool) -> Result<Vec<f32>> {
+    fn linear(&self, x: &Value, weight: &Weight, pool: &Pool) -> Result<Buffer> {
         let (out, inner) = (weight.ty().shape[0], weight.ty().last());
         let rows = x.values().len() / inner;
         let mut results = pool.take(rows * out);
@@ -160,7 +168,7 @@ impl<'a> Interpreter<'a> {
         Ok(results)
     }
 
-    fn look_up(&self, ids: &Value, table: &Weight) -> Result<Vec<f32>> {
+    fn look_up(&self, ids: &Value, table: &Weight) -> Result<Buffer> {
         let rows = table.ty().shape[0];
         let mut results = Vec::with_capacity(ids.integers().len() * table.ty().last());
         for &id in ids.integers() {
@@ -168,7 +176,7 @@ impl<'a> Interpreter<'a> {
             let row = row.ok_or_else(|| outside(id, rows))?;
             results.extend_from_slice(self.store.read(&row)?.values());
         }
-        Ok(results)
+        Ok(results.into())
     }
 
     fn value(&self, id: ValueId, values: &[Option<Value>]) -> Result<Value> {
@@ -313,6 +321,10 @@ mod tests {
         let one = with(1);
         assert!(one.values().iter().all(|x| x.is_finite()));
         [2, 3, 7].into_iter().for_each(|threads| assert!(with(threads) == one, "{threads} threads"));
+        // The others went by the plan that the first was.
+        let [planned, least] = interpreter.planned();
+        assert!((least..2 * least).contains(&planned), "{planned} planned, {least} needed");
+        assert_eq!(interpreter.pool.besides(), 0);
         let mut shown = Vec::new();
         let observed = interpreter.run_observed(&inputs, &mut |node, results| {
             shown.push((node.op.name(), results[0].ty.clone()));

@@ -7,7 +7,7 @@ use snapc_ir::{DType, TensorType};
 use snapc_weights::{Codes, Data, Tensor};
 
 use crate::kernels::{BLOCK, row_blocks};
-use crate::pool::Pool;
+use crate::pool::{Buffer, Pool};
 
 /// Numbers that are worth holding in two bytes.
 pub const LARGE: usize = 1 << 18;
@@ -16,7 +16,7 @@ pub const LARGE: usize = 1 << 18;
 #[derive(Clone, Debug)]
 pub enum Numbers {
     /// Of an f32 or f16 value.
-    Float(Arc<Vec<f32>>),
+    Float(Arc<Buffer>),
     /// Of an i32 value.
     Int(Arc<Vec<i32>>),
     /// Of a large weight whose every number is one of f16.
@@ -38,7 +38,7 @@ pub struct Value {
 
 impl Value {
     /// A floating-point value; the numbers of an f16 one are rounded here.
-    pub fn float(ty: TensorType, mut values: Vec<f32>) -> Self {
+    pub fn float(ty: TensorType, mut values: Buffer) -> Self {
         debug_assert_eq!(values.len(), ty.count());
         if ty.dtype == DType::F16 {
             values.par_chunks_mut(BLOCK).for_each(round);
@@ -49,7 +49,7 @@ impl Value {
     /// From a tensor.
     pub fn new(tensor: Tensor) -> Self {
         let numbers = match tensor.data {
-            Data::F32(values) => Numbers::Float(Arc::new(values)),
+            Data::F32(values) => Numbers::Float(Arc::new(values.into())),
             Data::I32(values) => Numbers::Int(Arc::new(values)),
         };
         Value { ty: tensor.ty, numbers }
@@ -84,7 +84,9 @@ impl Value {
     /// As a tensor; copied where others share the numbers.
     pub fn into_tensor(self) -> Tensor {
         let data = match self.numbers {
-            Numbers::Float(values) => Data::F32(Arc::try_unwrap(values).unwrap_or_else(|all| all.to_vec())),
+            Numbers::Float(values) => {
+                Data::F32(Arc::try_unwrap(values).map_or_else(|all| all.to_vec(), Vec::from))
+            }
             Numbers::Int(values) => Data::I32(Arc::try_unwrap(values).unwrap_or_else(|all| all.to_vec())),
             narrow => {
                 let mut values = vec![0.0; self.ty.count()];
@@ -210,7 +212,7 @@ mod tests {
     fn rounds_as_half_does() {
         let values: Vec<f32> = (0..3000).map(|at| (at as f32 - 1500.0) * 0.123_456).collect();
         let ty = TensorType::new(DType::F16, [values.len()]);
-        let rounded = Value::float(ty, values.clone());
+        let rounded = Value::float(ty, values.clone().into());
         let expected: Vec<f32> = values.iter().map(|&value| f16::from_f32(value).to_f32()).collect();
         assert_eq!(rounded.values(), expected);
     }

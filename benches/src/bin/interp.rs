@@ -143,7 +143,10 @@ fn run_graph(
         rayon::scope(|_| interpreter.run_observed(&inputs, &mut note))?;
         return measure(&mut || Ok(()));
     }
-    measure(&mut || interpreter.run(&inputs).map(|_| ()))
+    measure(&mut || interpreter.run(&inputs).map(|_| ()))?;
+    let [planned, least] = interpreter.planned().map(|numbers| numbers as f64 * 4e-6);
+    eprintln!("values: {planned:.1} MB planned, {least:.1} MB at most at once");
+    Ok(())
 }
 
 /// Numbers of the size that noise has.

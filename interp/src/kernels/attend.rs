@@ -9,7 +9,7 @@ use snapc_ir::ops::MASKED;
 use super::functions::exp;
 use super::tile::{ROWS, WIDEST, multiply, store, zeros};
 use super::{blocks, row_blocks};
-use crate::pool::Pool;
+use crate::pool::{Buffer, Pool};
 
 /// Sizes of an attention: `q [batch, queries, heads, dim]`, `k` and `v [batch, keys, groups, dim]`.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +55,9 @@ pub struct Attend<'a> {
 /// Keys and values as the products read them. A tile is filled up to whole panels.
 struct Packed {
     /// `[batch, groups, places / ROWS, dim, ROWS]`.
-    k: Vec<f32>,
+    k: Buffer,
     /// `[batch, groups, dim / ROWS, places, ROWS]`.
-    v: Vec<f32>,
+    v: Buffer,
     /// Places of a tile.
     stride: usize,
     /// Places of all tiles.

@@ -6,6 +6,7 @@ use snapc_ir::{Result, TokenOrder};
 use super::{Call, Execute};
 use crate::kernels::attend::{Attend, Sizes};
 use crate::kernels::row_blocks;
+use crate::pool::Buffer;
 use crate::value::Value;
 
 /// Queries of a block where every query sees every key.
@@ -30,7 +31,7 @@ fn sizes(call: &Call) -> Sizes {
     Sizes { batch, queries, keys, heads, groups, dim }
 }
 
-fn dense(call: &Call, scale: f32, causal: bool) -> Vec<f32> {
+fn dense(call: &Call, scale: f32, causal: bool) -> Buffer {
     let sizes = sizes(call);
     let mut values = call.fresh();
     let (q, k, v, mask) = (call.values(0), call.values(1), call.values(2), call.optional(3));
@@ -74,7 +75,7 @@ impl Tiling {
     }
 }
 
-fn neighborhood(call: &Call, scale: f32, tiling: &Tiling) -> Vec<f32> {
+fn neighborhood(call: &Call, scale: f32, tiling: &Tiling) -> Buffer {
     let sizes = sizes(call);
     let mut values = call.fresh();
     let (q, k, v) = (call.values(0), call.values(1), call.values(2));

@@ -5,6 +5,7 @@ use super::{Call, Execute};
 use crate::gemm::{Matrix, product};
 use crate::kernels::conv::Conv;
 use crate::kernels::{blocks, row_blocks};
+use crate::pool::Buffer;
 use crate::value::Value;
 use snapc_weights::transpose;
 
@@ -36,7 +37,7 @@ impl Execute for Conv2d {
 }
 
 /// From `x` and `weight`; `shapes` are those of both and of the result.
-fn channels_first(op: &Conv2d, call: &Call, operands: [&[f32]; 2], shapes: &[Vec<usize>; 3]) -> Vec<f32> {
+fn channels_first(op: &Conv2d, call: &Call, operands: [&[f32]; 2], shapes: &[Vec<usize>; 3]) -> Buffer {
     let [x_shape, kernel, result] = shapes;
     let bias = call.optional(2);
     let mut values = call.fresh();

@@ -6,6 +6,7 @@ use snapc_ir::ops::{
 use super::{Call, Execute};
 use crate::kernels::broadcast::{Operand, broadcast};
 use crate::kernels::{functions, map};
+use crate::pool::Buffer;
 use crate::value::Value;
 
 macro_rules! unary {
@@ -79,7 +80,7 @@ binary! {
 }
 
 /// In the buffer of an operand that has the result's sizes and is not read again, where there is one.
-fn combined(call: &mut Call, of: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+fn combined(call: &mut Call, of: impl Fn(f32, f32) -> f32 + Sync) -> Buffer {
     let shape = call.results[0].shape.clone();
     let own = (0..2).find(|&operand| call.shape(operand) == shape && call.is_last(operand));
     let mut out = match own {

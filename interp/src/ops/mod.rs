@@ -5,7 +5,7 @@ use std::sync::Arc;
 use snapc_ir::ops::{self, Op};
 use snapc_ir::{Result, TensorType, for_each_op};
 
-use crate::pool::Pool;
+use crate::pool::{Buffer, Pool};
 use crate::value::{Numbers, Value};
 
 mod attention;
@@ -50,7 +50,7 @@ impl Call<'_> {
     }
 
     /// A buffer for the first result. Each of its numbers is to be written.
-    fn fresh(&self) -> Vec<f32> {
+    fn fresh(&self) -> Buffer {
         self.pool.take(self.results[0].count())
     }
 
@@ -60,8 +60,8 @@ impl Call<'_> {
     }
 
     /// The numbers of an operand to be changed: its own buffer where nothing else will read it, else a copy.
-    fn own(&mut self, operand: usize) -> Vec<f32> {
-        let Numbers::Float(values) = &mut self.operands[operand].numbers else { return Vec::new() };
+    fn own(&mut self, operand: usize) -> Buffer {
+        let Numbers::Float(values) = &mut self.operands[operand].numbers else { return Buffer::default() };
         match Arc::get_mut(values) {
             Some(values) => std::mem::take(values),
             None => self.pool.copy(values),
@@ -69,7 +69,7 @@ impl Call<'_> {
     }
 
     /// The one result, from its numbers.
-    fn one(&self, values: Vec<f32>) -> Result<Vec<Value>> {
+    fn one(&self, values: Buffer) -> Result<Vec<Value>> {
         Ok(vec![Value::float(self.results[0].clone(), values)])
     }
 }

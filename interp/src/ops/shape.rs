@@ -120,7 +120,7 @@ impl Execute for Concat {
         if outer == 1 {
             // Whole operands behind each other.
             let mut values = call.fresh();
-            let mut rest = values.as_mut_slice();
+            let mut rest = &mut values[..];
             for operand in &call.operands {
                 let (part, behind) = rest.split_at_mut(operand.ty.count());
                 crate::kernels::copy(part, operand.values());

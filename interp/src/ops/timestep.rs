@@ -15,6 +15,6 @@ impl Execute for TimestepEmbedding {
             values.extend((0..half).map(|i| libm::cosf(angle(i))));
             values.extend((0..half).map(|i| libm::sinf(angle(i))));
         }
-        call.one(values)
+        call.one(values.into())
     }
 }
