@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::smallvec;
 use snapc_backend::Names;
 use snapc_ir::ops::{Cast, Conv2d, GeluForm, Op, Slice, Split};
 use snapc_ir::{Coded, Context, DType, Def, Error, Graph, Node, Place, Result, TensorType, ValueId, Weight};
@@ -11,7 +12,7 @@ use crate::blocks::{Blocks, Scales};
 use crate::encode::{self, Form};
 use crate::file::Signature;
 use crate::maps::needs_pad;
-use crate::pack::{Buffer, Field, Model, Operator, Options, Quantization, Subgraph, Tensor};
+use crate::pack::{Buffer, Field, Ints, Model, Operator, Options, Quantization, Subgraph, Tensor};
 use crate::products::Products;
 use crate::schema::{
     self, ABSENT, BUFFER_LOCATION, Builtin, MIN_RUNTIME, OUTSIDE_RUNTIME, padding, slot, tensor_type,
@@ -209,7 +210,7 @@ impl<'a> Emitter<'a> {
     fn dequantized(&mut self, weight: &Weight, form: Form, codes: i32) -> Result<i32> {
         let builtin = form.dequantize().ok_or_else(|| Error::bug("codes that nothing unpacks"))?;
         let tensor = self.tensor(&format!("{}/dequantize", weight.name), &weight.ty(), 0)?;
-        let (inputs, outputs) = (vec![codes], vec![tensor]);
+        let (inputs, outputs) = (smallvec![codes], smallvec![tensor]);
         self.subgraph.operators.push(Operator { builtin, inputs, outputs, options: Vec::new() });
         Ok(tensor)
     }
@@ -235,7 +236,7 @@ impl<'a> Emitter<'a> {
 
     /// A list of integers as an operand: `shape` are the sizes of the list itself.
     fn integers(&mut self, kind: &str, shape: &[usize], values: &[usize]) -> Result<i32> {
-        let values = sizes(values)?;
+        let values: Vec<i32> = sizes(values)?;
         let key = (shape.to_vec(), values);
         if let Some(&tensor) = self.constants.get(&key) {
             return Ok(tensor);
@@ -257,7 +258,7 @@ impl<'a> Emitter<'a> {
         value.ok_or_else(|| Error::bug("an operand is not made before its node"))
     }
 
-    fn operands(&self, node: &Node) -> Result<Vec<i32>> {
+    fn operands(&self, node: &Node) -> Result<Ints> {
         (0..node.operands.len()).map(|number| self.operand(node, number)).collect()
     }
 
@@ -268,14 +269,8 @@ impl<'a> Emitter<'a> {
     }
 
     /// Adds the operator that makes the results of `node`.
-    fn last(
-        &mut self,
-        node: &Node,
-        builtin: &'static Builtin,
-        inputs: Vec<i32>,
-        options: Options,
-    ) -> Result<()> {
-        let mut outputs = Vec::with_capacity(node.results.len());
+    fn last(&mut self, node: &Node, builtin: &'static Builtin, inputs: Ints, options: Options) -> Result<()> {
+        let mut outputs = Ints::new();
         for id in &node.results {
             let tensor = self.tensor(&Self::name(node, node.op.name()), self.graph.ty(*id), 0)?;
             self.tensors[id.index()] = Some(tensor);
@@ -308,7 +303,7 @@ impl<'a> Emitter<'a> {
                     }
                     _ => schema::FULLY_CONNECTED,
                 };
-                self.last(node, builtin, vec![inputs[0], inputs[1], bias], options)
+                self.last(node, builtin, smallvec![inputs[0], inputs[1], bias], options)
             }
             Op::Matmul(op) => {
                 let options = vec![(slot::batch_matmul::ADJ_Y, Field::Bool(op.transpose_b))];
@@ -331,11 +326,11 @@ impl<'a> Emitter<'a> {
             Op::ReduceMean(op) => {
                 let axes = self.vector("axes", &[op.axis])?;
                 let options = vec![(slot::reducer::KEEP_DIMS, Field::Bool(true))];
-                self.last(node, schema::MEAN, vec![inputs[0], axes], options)
+                self.last(node, schema::MEAN, smallvec![inputs[0], axes], options)
             }
             Op::Transpose(op) => {
                 let perm = self.vector("perm", &op.perm)?;
-                self.last(node, schema::TRANSPOSE, vec![inputs[0], perm], Vec::new())
+                self.last(node, schema::TRANSPOSE, smallvec![inputs[0], perm], Vec::new())
             }
             Op::Reshape(op) => {
                 let (inputs, options) = self.reshape(inputs[0], &op.shape)?;
@@ -354,7 +349,7 @@ impl<'a> Emitter<'a> {
         let bias = if node.operands.len() > 2 { self.operand(node, 2)? } else { ABSENT };
         let weight = self.rounded.get(&node.operands[1]).copied();
         let weight = weight.ok_or_else(|| Error::bug("a product of codes with numbers"))?;
-        let inputs = vec![x, weight, bias];
+        let inputs = smallvec![x, weight, bias];
         let result = self.activations(node, scale)?;
         self.rounded.insert(node.results[0], result);
         let (builtin, options) = match &node.op {
@@ -367,7 +362,7 @@ impl<'a> Emitter<'a> {
                 vec![(slot::fully_connected::KEEP_NUM_DIMS, Field::Bool(true))],
             ),
         };
-        self.subgraph.operators.push(Operator { builtin, inputs, outputs: vec![result], options });
+        self.subgraph.operators.push(Operator { builtin, inputs, outputs: smallvec![result], options });
         Ok(())
     }
 
@@ -379,7 +374,7 @@ impl<'a> Emitter<'a> {
             None => {
                 let x = self.operand(node, 0)?;
                 let codes = self.activations(node, scale)?;
-                let (inputs, outputs) = (vec![x], vec![codes]);
+                let (inputs, outputs) = (smallvec![x], smallvec![codes]);
                 self.subgraph.operators.push(Operator {
                     builtin: schema::QUANTIZE,
                     inputs,
@@ -391,13 +386,13 @@ impl<'a> Emitter<'a> {
         };
         self.rounded.insert(node.results[0], codes);
         if self.products.reads_numbers(node.results[0].index()) {
-            self.last(node, schema::DEQUANTIZE_RESULT, vec![codes], Vec::new())?;
+            self.last(node, schema::DEQUANTIZE_RESULT, smallvec![codes], Vec::new())?;
         }
         Ok(())
     }
 
     /// Padding is said by a word where TFLite's `SAME` is it, by an operator of its own else.
-    fn convolution(&mut self, node: &Node, op: &Conv2d, mut inputs: Vec<i32>) -> Result<()> {
+    fn convolution(&mut self, node: &Node, op: &Conv2d, mut inputs: Ints) -> Result<()> {
         let types = self.graph.operand_types(node);
         let (x, weight) = (types[0].clone(), types[1].clone());
         let grouped = op.groups(&x, &weight) != 1;
@@ -410,12 +405,12 @@ impl<'a> Emitter<'a> {
             shape[1] += 2 * p;
             shape[2] += 2 * p;
             let padded = self.tensor(&Self::name(node, "pad"), &x.with_shape(shape), 0)?;
-            let operands = vec![inputs[0], sides];
+            let operands = smallvec![inputs[0], sides];
             let options = Vec::new();
             self.subgraph.operators.push(Operator {
                 builtin: schema::PAD,
                 inputs: operands,
-                outputs: vec![padded],
+                outputs: smallvec![padded],
                 options,
             });
             inputs[0] = padded;
@@ -426,22 +421,22 @@ impl<'a> Emitter<'a> {
     fn split(&mut self, node: &Node, op: &Split, x: i32) -> Result<()> {
         let axis = self.integers("axis", &[], &[op.axis])?;
         let options = vec![(slot::split::NUM_SPLITS, Field::Int(size(op.parts)?))];
-        self.last(node, schema::SPLIT, vec![axis, x], options)
+        self.last(node, schema::SPLIT, smallvec![axis, x], options)
     }
 
     /// The sizes stand in an operand and in the options: runtimes and converters read either.
-    fn reshape(&mut self, x: i32, shape: &[usize]) -> Result<(Vec<i32>, Options)> {
+    fn reshape(&mut self, x: i32, shape: &[usize]) -> Result<(Ints, Options)> {
         let options = vec![(slot::reshape::NEW_SHAPE, Field::Ints(sizes(shape)?))];
-        Ok((vec![x, self.vector("shape", shape)?], options))
+        Ok((smallvec![x, self.vector("shape", shape)?], options))
     }
 
     fn slice(&mut self, node: &Node, op: &Slice, x: i32) -> Result<()> {
-        let inputs = vec![x, self.vector("begin", &op.starts)?, self.vector("size", &op.sizes)?];
+        let inputs = smallvec![x, self.vector("begin", &op.starts)?, self.vector("size", &op.sizes)?];
         self.last(node, schema::SLICE, inputs, Vec::new())
     }
 
     /// A weight stored as f16 is dequantized: XNNPACK unpacks it as it loads. It takes no CAST.
-    fn cast(&mut self, node: &Node, op: &Cast, inputs: Vec<i32>) -> Result<()> {
+    fn cast(&mut self, node: &Node, op: &Cast, inputs: Ints) -> Result<()> {
         let from = self.graph.ty(node.operands[0]).dtype;
         if self.graph.as_weight(node.operands[0]).is_some() && (from, op.dtype) == (DType::F16, DType::F32) {
             return self.last(node, schema::DEQUANTIZE, inputs, Vec::new());
@@ -464,7 +459,7 @@ impl<'a> Emitter<'a> {
                 let ty = self.graph.ty(port.value);
                 let (inputs, options) = self.reshape(tensor, &ty.shape)?;
                 tensor = self.tensor(&port.name, ty, 0)?;
-                let outputs = vec![tensor];
+                let outputs = smallvec![tensor];
                 self.subgraph.operators.push(Operator { builtin: schema::RESHAPE, inputs, outputs, options });
             }
             taken.push(port.value);
@@ -546,6 +541,6 @@ fn size(value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| Error::limit(format!("{value} is too large a number")))
 }
 
-fn sizes(values: &[usize]) -> Result<Vec<i32>> {
+fn sizes<C: FromIterator<i32>>(values: &[usize]) -> Result<C> {
     values.iter().map(|&value| size(value)).collect()
 }

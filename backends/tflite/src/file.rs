@@ -7,6 +7,7 @@ use snapc_ir::{Error, Graph, Result};
 use snapc_weights::{Limits, Store};
 
 use crate::blocks::Blocks;
+use crate::pack::Model;
 use crate::schema::SIGNATURE;
 use crate::{emit, legal, pack};
 
@@ -60,26 +61,35 @@ impl<'a> ModelFile<'a> {
     /// If a weight cannot be read or the file not be written.
     pub fn write(self, path: &Path, limits: Limits, progress: &mut dyn FnMut(u64)) -> Result<Written> {
         let ModelFile { signatures, facts, blocks } = self;
-        let model = |signatures: &[Signature]| emit::model(signatures, facts, &blocks);
+        let made = |signatures: &[Signature]| emit::model(signatures, facts, &blocks);
         let hashed = if blocks.has_inner_scales() { Hashed::Not } else { Hashed::within(limits) };
         let mut sink = Sink::create(path, hashed)?;
-        sink.put(pack::pack(&model(&signatures)?, &blocks).bytes())?;
-        progress(blocks.inline_bytes());
+        let model = made(&signatures)?;
         if blocks.has_inner_scales() {
+            put(&mut sink, model, &blocks, progress)?;
             let weights: Vec<_> = signatures.iter().map(|one| (one.graph.weights(), one.store)).collect();
             let scales = blocks.write(&weights, limits, &mut sink, progress)?;
             // Scales are known now; the flatbuffer's length does not depend on them. The model was not held meanwhile.
-            let mut model = model(&signatures)?;
+            let mut model = made(&signatures)?;
             emit::set_scales(&mut model, &scales);
             sink.replace_start(pack::pack(&model, &blocks).bytes())?;
         } else {
+            // Of the graphs, the model, the flatbuffer and the buffers of weights, no three are held at once.
             let owned = signatures.into_iter().map(|one| (one.graph.into_weights(), one.store));
             let owned: Vec<_> = owned.collect();
+            put(&mut sink, model, &blocks, progress)?;
             let weights: Vec<_> = owned.iter().map(|(weights, store)| (&weights[..], *store)).collect();
             blocks.write(&weights, limits, &mut sink, progress)?;
         }
         sink.finish()
     }
+}
+
+/// Writes the flatbuffer, with the weights that stand in it.
+fn put(sink: &mut Sink, model: Model, blocks: &Blocks, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    sink.put(pack::pack(&model, blocks).bytes())?;
+    progress(blocks.inline_bytes());
+    Ok(())
 }
 
 /// Whether a signature of a file with so many can have this key.

@@ -4,11 +4,14 @@
 //! of the file to its front: what a table points at comes first.
 
 use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, TableFinishedWIPOffset, VOffsetT, Vector, WIPOffset};
-
+use smallvec::SmallVec;
 use snapc_backend::limits::TFLITE_MODEL;
 
 use crate::blocks::Blocks;
 use crate::schema::{ABSENT, ALIGNMENT, BLOCKWISE, Builtin, FILE_IDENTIFIER, VERSION, slot};
+
+/// Sizes, or the tensors of an operator: so few, in most, that they need no memory of their own.
+pub type Ints = SmallVec<[i32; 4]>;
 
 /// A field of an operator's options.
 #[derive(Clone, Debug)]
@@ -25,7 +28,7 @@ pub enum Field {
 pub struct Tensor {
     pub name: String,
     pub kind: i8,
-    pub shape: Vec<i32>,
+    pub shape: Ints,
     /// Its buffer; 0 is the one without data, for what operators make.
     pub buffer: u32,
     /// What its numbers stand for, where they are codes.
@@ -50,8 +53,8 @@ pub enum Quantization {
 #[derive(Clone, Debug)]
 pub struct Operator {
     pub builtin: &'static Builtin,
-    pub inputs: Vec<i32>,
-    pub outputs: Vec<i32>,
+    pub inputs: Ints,
+    pub outputs: Ints,
     pub options: Options,
 }
 
