@@ -1,5 +1,6 @@
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
 use snapc_ir::analysis::finished;
 use snapc_ir::ops::Op;
 use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, Weight, WeightId};
@@ -59,7 +60,12 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// If an input is missing or has another type, a weight cannot be read, or an id lies outside its table.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<Tensor>> {
-        awake(|| self.compute(inputs, None))
+        // What reads its weights as it goes waits for these, and has few ops.
+        if self.keeps {
+            awake(|| self.compute(inputs, None))
+        } else {
+            rayon::scope(|_| self.compute(inputs, None))
+        }
     }
 
     /// As [`Interpreter::run`]; shows each node and its results to `observe`.
@@ -158,12 +164,22 @@ impl<'a> Interpreter<'a> {
     fn linear(&self, x: &Value, weight: &Weight, pool: &Pool) -> Result<Buffer> {
         let (out, inner) = (weight.ty().shape[0], weight.ty().last());
         let rows = x.values().len() / inner;
+        let part = |piece: &Weight| -> Result<Vec<f32>> {
+            let of_piece = self.store.read(piece)?;
+            let columns_of_piece = of_piece.ty.shape[0];
+            let mut part = vec![0.0; rows * columns_of_piece];
+            columns(&mut part, columns_of_piece, x.values(), of_piece.values(), inner);
+            Ok(part)
+        };
+        let parts: Vec<Vec<f32>> = weight.row_pieces(ROWS).par_iter().map(part).collect::<Result<_>>()?;
         let mut results = pool.take(rows * out);
         let mut first = 0;
-        for piece in weight.row_pieces(ROWS) {
-            let of_piece = self.store.read(&piece)?;
-            columns(&mut results[first..], out, x.values(), of_piece.values(), inner);
-            first += of_piece.ty.shape[0];
+        for part in parts {
+            let count = part.len() / rows.max(1);
+            for (to, from) in results.chunks_exact_mut(out).zip(part.chunks_exact(count)) {
+                to[first..first + count].copy_from_slice(from);
+            }
+            first += count;
         }
         Ok(results)
     }
