@@ -189,38 +189,60 @@ impl Store {
         buffers: &mut Buffers,
         each: &mut dyn FnMut(&[T]) -> Result<()>,
     ) -> Result<()> {
-        let size = size_of::<T>();
-        let each = &mut |numbers: &[T]| self.check_finite(region, numbers).and_then(|()| each(numbers));
-        let Selection { row, rows, runs } = selection;
-        let rows_at_once = (BLOCK / (row * size).max(1)).max(1);
-        let whole = matches!(runs[..], [(0, length)] if length == *row);
-        let kept_at_once: usize = runs.iter().map(|run| run.1).sum();
-        for &(start, length) in rows {
-            for first in (start..start + length).step_by(rows_at_once) {
-                let count = rows_at_once.min(start + length - first);
-                let stored = room::<T>(&mut buffers.stored, count * row);
-                self.read_at(region, (first * row * size) as u64, cast_slice_mut(stored))?;
-                if whole {
-                    each(stored)?;
-                    continue;
-                }
-                let kept = room::<T>(&mut buffers.kept, count * kept_at_once);
-                for (line, mut kept) in stored.chunks_exact(*row).zip(kept.chunks_exact_mut(kept_at_once)) {
-                    if kept_at_once == runs.len() {
-                        // Each run is one number.
-                        kept.iter_mut().zip(runs).for_each(|(to, run)| *to = line[run.0]);
-                        continue;
-                    }
-                    for &(start, length) in runs {
-                        let (to, rest) = kept.split_at_mut(length);
-                        to.copy_from_slice(&line[start..start + length]);
-                        kept = rest;
-                    }
-                }
-                each(kept)?;
-            }
+        for (first, rows) in selection.blocks(size_of::<T>()) {
+            let kept = room(&mut buffers.kept, rows * selection.kept());
+            self.rows(region, selection, first, &mut buffers.stored, kept)?;
+            each(kept)?;
         }
         Ok(())
+    }
+
+    /// All numbers of a selection, one behind the other.
+    pub(crate) fn selected<T: Pod>(
+        &self,
+        region: &Region,
+        selection: &Selection,
+        buffers: &mut Buffers,
+        mut numbers: &mut [T],
+    ) -> Result<()> {
+        for (first, rows) in selection.blocks(size_of::<T>()) {
+            let (kept, rest) = numbers.split_at_mut(rows * selection.kept());
+            self.rows(region, selection, first, &mut buffers.stored, kept)?;
+            numbers = rest;
+        }
+        Ok(())
+    }
+
+    /// What stays of as many rows as `kept` has room for, from that one on.
+    fn rows<T: Pod>(
+        &self,
+        region: &Region,
+        selection: &Selection,
+        first: usize,
+        stored: &mut Vec<u64>,
+        kept: &mut [T],
+    ) -> Result<()> {
+        let Selection { row, runs, .. } = selection;
+        let start = (first * row * size_of::<T>()) as u64;
+        if matches!(runs[..], [(0, length)] if length == *row) {
+            self.read_at(region, start, cast_slice_mut(kept))?;
+            return self.check_finite(region, kept);
+        }
+        let stored = room::<T>(stored, kept.len() / selection.kept() * row);
+        self.read_at(region, start, cast_slice_mut(stored))?;
+        for (line, mut kept) in stored.chunks_exact(*row).zip(kept.chunks_exact_mut(selection.kept())) {
+            if kept.len() == runs.len() {
+                // Each run is one number.
+                kept.iter_mut().zip(runs).for_each(|(to, run)| *to = line[run.0]);
+                continue;
+            }
+            for &(start, length) in runs {
+                let (to, rest) = kept.split_at_mut(length);
+                to.copy_from_slice(&line[start..start + length]);
+                kept = rest;
+            }
+        }
+        self.check_finite(region, kept)
     }
 }
 
@@ -322,6 +344,20 @@ impl Selection {
             inner *= size;
         }
         Selection { row, rows, runs }
+    }
+
+    /// Numbers that stay of a row.
+    fn kept(&self) -> usize {
+        self.runs.iter().map(|run| run.1).sum()
+    }
+
+    /// First row and number of rows that are read at once, of numbers of that many bytes.
+    fn blocks(&self, size: usize) -> impl Iterator<Item = (usize, usize)> {
+        let rows = (BLOCK / (self.row * size).max(1)).max(1);
+        let of_range = move |&(start, length): &(usize, usize)| {
+            (start..start + length).step_by(rows).map(move |first| (first, rows.min(start + length - first)))
+        };
+        self.rows.iter().flat_map(of_range)
     }
 
     /// How many numbers stay.

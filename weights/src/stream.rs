@@ -227,13 +227,7 @@ impl Store {
     ) -> Result<()> {
         let (takes, rest) = split_takes(&weight.transforms);
         let (region, selection) = self.select(weight, takes)?;
-        let (count, mut read) = (selection.count(), 0);
-        let numbers = room::<T>(room_for, count);
-        self.typed_blocks(region, &selection, buffers, &mut |block| {
-            numbers[read..read + block.len()].copy_from_slice(block);
-            read += block.len();
-            Ok(())
-        })?;
+        self.selected(region, &selection, buffers, room::<T>(room_for, selection.count()))?;
         let shape = weight.source.shape();
         let mut shape = takes.iter().try_fold(shape, |shape, take| applied(take, &shape, weight))?;
         for change in rest {
