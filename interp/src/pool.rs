@@ -60,6 +60,8 @@ struct State {
     lifetimes: Vec<Lifetime>,
     /// Events of this run.
     clock: usize,
+    /// Whether the run came to its end: one that fails is no plan.
+    whole: bool,
     /// For each buffer of a run, its size and its place.
     plan: Vec<(usize, usize)>,
     /// The places: their sizes, and what is not in use.
@@ -76,12 +78,18 @@ impl Pool {
         let mut state = self.state();
         let lifetimes = std::mem::take(&mut state.lifetimes);
         state.clock = 0;
-        if state.plan.is_empty() && !lifetimes.is_empty() {
+        let whole = std::mem::take(&mut state.whole);
+        if whole && state.plan.is_empty() && !lifetimes.is_empty() {
             let (places, sizes) = plan(&lifetimes);
             state.plan = lifetimes.iter().map(|lifetime| lifetime.count).zip(places).collect();
             state.places = sizes.into_iter().map(|size| (size, None)).collect();
             state.free.clear();
         }
+    }
+
+    /// Ends a run that gave its results.
+    pub fn end(&self) {
+        self.state().whole = true;
     }
 
     /// A buffer of `count` numbers. Whoever takes it writes each of them: they are whatever was there.

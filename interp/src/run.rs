@@ -112,7 +112,9 @@ impl<'a> Interpreter<'a> {
             }
         }
         let output = |id: ValueId| -> Result<Tensor> { Ok(self.value(id, &values)?.into_tensor()) };
-        self.graph.outputs().iter().map(|port| output(port.value)).collect()
+        let outputs = self.graph.outputs().iter().map(|port| output(port.value)).collect::<Result<_>>()?;
+        pool.end();
+        Ok(outputs)
     }
 
     /// Runs one node. Operands that no later node reads are handed over, for their buffers.
