@@ -168,16 +168,16 @@ impl<'a> Interpreter<'a> {
         let rows = x.values().len() / inner;
         let part = |piece: &Weight| -> Result<Vec<f32>> {
             let of_piece = self.store.read(piece)?;
-            let columns_of_piece = of_piece.ty.shape[0];
-            let mut part = vec![0.0; rows * columns_of_piece];
-            columns(&mut part, columns_of_piece, x.values(), of_piece.values(), inner);
+            let count = of_piece.ty.shape[0];
+            let mut part = vec![0.0; rows * count];
+            columns(&mut part, count, x.values(), of_piece.values(), inner);
             Ok(part)
         };
         let parts: Vec<Vec<f32>> = weight.row_pieces(ROWS).par_iter().map(part).collect::<Result<_>>()?;
         let mut results = pool.take(rows * out);
         let mut first = 0;
         for part in parts {
-            let count = part.len() / rows.max(1);
+            let count = part.len() / rows;
             for (to, from) in results.chunks_exact_mut(out).zip(part.chunks_exact(count)) {
                 to[first..first + count].copy_from_slice(from);
             }

@@ -228,10 +228,11 @@ impl Store {
             self.read_at(region, start, cast_slice_mut(kept))?;
             return self.check_finite(region, kept);
         }
-        let stored = room::<T>(stored, kept.len() / selection.kept() * row);
+        let kept_of_row = selection.kept();
+        let stored = room::<T>(stored, kept.len() / kept_of_row * row);
         self.read_at(region, start, cast_slice_mut(stored))?;
-        for (line, mut kept) in stored.chunks_exact(*row).zip(kept.chunks_exact_mut(selection.kept())) {
-            if kept.len() == runs.len() {
+        for (line, mut kept) in stored.chunks_exact(*row).zip(kept.chunks_exact_mut(kept_of_row)) {
+            if kept_of_row == runs.len() {
                 // Each run is one number.
                 kept.iter_mut().zip(runs).for_each(|(to, run)| *to = line[run.0]);
                 continue;
@@ -362,8 +363,7 @@ impl Selection {
 
     /// How many numbers stay.
     pub(crate) fn count(&self) -> usize {
-        let of = |ranges: &[(usize, usize)]| ranges.iter().map(|range| range.1).sum::<usize>();
-        of(&self.rows) * of(&self.runs)
+        self.rows.iter().map(|range| range.1).sum::<usize>() * self.kept()
     }
 }
 
