@@ -271,6 +271,7 @@ impl<'a> Emitter<'a> {
         let operands = self.operands(node);
         match &node.op {
             Op::Conv2d(op) => return self.convolution(node, op),
+            Op::Linear(_) => self.last(node, "Gemm", operands).attribute.push(int("transB", 1)),
             Op::Embedding(_) => {
                 let input = vec![self.operand(node, 1), self.operand(node, 0)];
                 self.last(node, "Gather", input).attribute.push(int("axis", 0));

@@ -4,7 +4,8 @@ use snapc_backend::Native;
 use snapc_backend::limits::{Limit, ONNX_MODEL, ONNX_NUMBERS, ONNX_WEIGHTS, Use, place, uses, values_past};
 use snapc_ir::ops::{self, Cast, Embedding, GeluForm, GroupNorm, LayerNorm, Linear, Matmul, Op, RmsNorm};
 use snapc_ir::{
-    Builder, Context, DType, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight, shape_text,
+    Builder, Context, DType, Error, Graph, Place, Replayed, Result, TensorType, ValueId, Weight,
+    element_count, shape_text,
 };
 
 use crate::contract::Layout;
@@ -53,7 +54,7 @@ pub fn native(op: &Op, operands: &[&TensorType]) -> Native {
             only(x.shape[1] == norm.groups, "InstanceNormalization takes each channel on its own")
         }
         Op::UpsampleNearest(_) => only(x.dtype.is_float(), "Resize is for floating point"),
-        Op::Linear(_) => no("it is a MatMul and an Add"),
+        Op::Linear(_) => only(x.rank() == 2, "Gemm takes a matrix"),
         Op::Silu(_) => no("ORT fuses Sigmoid and Mul"),
         Op::Attention(_) => no("opset 21 has no attention"),
         Op::Rotary(_) => no("opset 21 has no rotary embedding"),
@@ -97,9 +98,28 @@ fn is_encoded(b: &Builder, value: ValueId) -> bool {
 
 type Rewritten = Result<Option<Vec<ValueId>>>;
 
-/// `x W^T + bias`. The weight is stored as `[in, out]`: ORT fuses quantized weights only in that layout, and multiplies
-/// plain ones as they are.
+/// `x W^T + bias` is a Gemm of all rows, with the weight as it is stored: ORT turns it as it packs it, and makes a Gemm of a MatMul and an
+/// Add itself.
 fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
+    let &[x, weight, ref bias @ ..] = operands else { return Ok(None) };
+    if is_encoded(b, weight) {
+        return linear_of_codes(b, operands);
+    }
+    let mut shape = b.ty(x).shape.clone();
+    if shape.len() == 2 {
+        return Ok(None);
+    }
+    let inputs = b.ty(x).last();
+    let rows = b.reshape(x, [element_count(&shape) / inputs, inputs])?;
+    let y = b.linear(rows, weight, bias.first().copied())?;
+    if let Some(last) = shape.last_mut() {
+        *last = b.ty(y).last();
+    }
+    Ok(Some(vec![b.reshape(y, shape)?]))
+}
+
+/// The same with a weight of codes, as MatMul and Add: ORT multiplies codes only where they are stored as `[in, out]`.
+fn linear_of_codes(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
     let weight = b.transpose(operands[1], &[1, 0])?;
     let (ty, out) = (b.ty(operands[0]).clone(), b.ty(weight).last());
     let x = if ty.rank() == 1 { b.reshape(operands[0], [1, ty.last()])? } else { operands[0] };

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use snapc_ir::ops::{
-    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, GroupNorm, LayerNorm, Layout, Matmul, Mul, Op,
-    ReduceMean, Relu, Reshape, Sigmoid, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose, UpsampleNearest,
+    Add, Cast, Concat, Conv2d, Cos, Embedding, Gelu, GeluForm, GroupNorm, LayerNorm, Layout, Linear, Matmul,
+    Mul, Op, ReduceMean, Relu, Reshape, Sigmoid, Sin, Slice, Softmax, Split, Sub, Tanh, Transpose,
+    UpsampleNearest,
 };
 use snapc_ir::{Builder, Context, DType, Error, Place, Result, Source, ValueId};
 
@@ -279,6 +280,11 @@ impl<'a> Reader<'a> {
                 require(rank(x()?) == 4, "InstanceNormalization is not over a map")?;
                 let groups = self.builder.ty(x()?).shape[1];
                 GroupNorm { groups, eps: attributes.float("epsilon", 1e-5)? }.into()
+            }
+            "Gemm" => {
+                require(rank(x()?) == 2, "Gemm takes a matrix")?;
+                attributes.expect_int("transB", 0, 1)?;
+                Linear {}.into()
             }
             "Concat" if node.input.len() > MOST_OPERANDS => return Err(Error::input("too many operands")),
             "Concat" => Concat { axis: axis(attributes.required_int("axis")?, rank(x()?))? }.into(),
