@@ -53,24 +53,24 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Gives each weight its place. Weights that have the same bytes by their recipes share a block.
+    /// Gives each weight its place, the large ones first: between small ones they would leave gaps. Weights that have the same bytes by their
+    /// recipes share a block.
     pub fn new(graph: &Graph) -> Self {
-        let mut placement = Placement { blocks: Vec::new(), of_weight: Vec::new(), bytes: 0 };
+        let weights = graph.weights();
+        let mut placement = Placement { blocks: Vec::new(), of_weight: vec![None; weights.len()], bytes: 0 };
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        for (index, weight) in graph.weights().iter().enumerate() {
-            if is_inline(weight) {
-                placement.of_weight.push(None);
-                continue;
-            }
+        let (large, small): (Vec<usize>, Vec<usize>) = (0..weights.len())
+            .filter(|&index| !is_inline(&weights[index]))
+            .partition(|&index| stored_bytes(&weights[index]) >= LARGE);
+        for index in large.into_iter().chain(small) {
+            let weight = &weights[index];
             let block = *known.entry(weight.bytes_key()).or_insert_with(|| {
-                let coded = weight.coded();
-                let bytes = coded.as_ref().map_or_else(|| weight.ty().bytes(), Coded::code_bytes);
-                let numbers = placement.run(bytes as u64);
-                let scales = coded.map(|coded| placement.run(2 * coded.table_count() as u64));
+                let numbers = placement.run(stored_bytes(weight));
+                let scales = weight.coded().map(|coded| placement.run(2 * coded.table_count() as u64));
                 placement.blocks.push(Block { weight: index, numbers, scales });
                 placement.blocks.len() - 1
             });
-            placement.of_weight.push(Some(block));
+            placement.of_weight[index] = Some(block);
         }
         placement
     }
@@ -134,6 +134,11 @@ impl Placement {
         sink.end()?;
         sink.finish()
     }
+}
+
+/// Bytes of a weight's numbers, or of its codes.
+fn stored_bytes(weight: &Weight) -> u64 {
+    weight.coded().as_ref().map_or_else(|| weight.ty().bytes(), Coded::code_bytes) as u64
 }
 
 /// Whether a weight stands in the model file. Codes and integers never do: an inline weight of a graph holds f32.
