@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 use snapc_ir::ops::MASKED;
 
 use super::functions::exp;
-use super::tile::{ROWS, WIDEST, multiply, store, zeros};
+use super::tile::{self, LOW, TALL, WIDEST, is_tall, multiply, store, zeros};
 use super::{blocks, row_blocks};
 use crate::pool::{Buffer, Pool};
 
@@ -54,9 +54,9 @@ pub struct Attend<'a> {
 
 /// Keys and values as the products read them. A tile is filled up to whole panels.
 struct Packed {
-    /// `[batch, groups, places / ROWS, dim, ROWS]`.
+    /// `[batch, groups, places / rows, dim, rows]`, rows being those of a tile of products.
     k: Buffer,
-    /// `[batch, groups, dim / ROWS, places, ROWS]`.
+    /// `[batch, groups, dim / rows, places, rows]`.
     v: Buffer,
     /// Places of a tile.
     stride: usize,
@@ -73,8 +73,9 @@ impl Attend<'_> {
 
     fn pack(&self, pool: &Pool) -> Packed {
         let Sizes { batch, keys, groups, dim, .. } = self.sizes;
-        let stride = self.tile.next_multiple_of(ROWS);
-        let (places, panels) = (keys / self.tile * stride, dim.div_ceil(ROWS));
+        let rows = tile::rows();
+        let stride = self.tile.next_multiple_of(rows);
+        let (places, panels) = (keys / self.tile * stride, dim.div_ceil(rows));
         let row = groups * dim;
         // The key of a place, as where its token's numbers begin; none where a tile is filled up.
         let start = |pair: usize, place: usize| {
@@ -83,12 +84,12 @@ impl Attend<'_> {
             token.map(|token| (pair / groups * keys + token) * row + pair % groups * dim)
         };
         let mut k = pool.take(batch * groups * places * dim);
-        row_blocks(&mut k, dim * ROWS, |first, block| {
-            for (panel, numbers) in block.chunks_exact_mut(dim * ROWS).enumerate() {
-                let (pair, panel) = ((first + panel) / (places / ROWS), (first + panel) % (places / ROWS));
-                for lane in 0..ROWS {
-                    let numbers = numbers.as_chunks_mut::<ROWS>().0.iter_mut();
-                    match start(pair, panel * ROWS + lane) {
+        row_blocks(&mut k, dim * rows, |first, block| {
+            for (panel, numbers) in block.chunks_exact_mut(dim * rows).enumerate() {
+                let (pair, panel) = ((first + panel) / (places / rows), (first + panel) % (places / rows));
+                for lane in 0..rows {
+                    let numbers = numbers.chunks_exact_mut(rows);
+                    match start(pair, panel * rows + lane) {
                         Some(start) => {
                             numbers.zip(&self.k[start..start + dim]).for_each(|(to, x)| to[lane] = *x);
                         }
@@ -97,14 +98,14 @@ impl Attend<'_> {
                 }
             }
         });
-        let mut v = pool.take(batch * groups * panels * ROWS * places);
-        row_blocks(&mut v, places * ROWS, |first, block| {
-            for (panel, numbers) in block.chunks_exact_mut(places * ROWS).enumerate() {
+        let mut v = pool.take(batch * groups * panels * rows * places);
+        row_blocks(&mut v, places * rows, |first, block| {
+            for (panel, numbers) in block.chunks_exact_mut(places * rows).enumerate() {
                 let (pair, panel) = ((first + panel) / panels, (first + panel) % panels);
-                let size = ROWS.min(dim - panel * ROWS);
-                for (place, to) in numbers.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+                let size = rows.min(dim - panel * rows);
+                for (place, to) in numbers.chunks_exact_mut(rows).enumerate() {
                     let size = if let Some(start) = start(pair, place) {
-                        to[..size].copy_from_slice(&self.v[start + panel * ROWS..][..size]);
+                        to[..size].copy_from_slice(&self.v[start + panel * rows..][..size]);
                         size
                     } else {
                         0
@@ -152,20 +153,19 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Two vectors a row where the sums of a tile then stay in registers.
-        if S::REGISTER_COUNT >= 32 && 2 * S::F32_LANES <= WIDEST {
-            self.columns::<S, 2>(simd);
+        if is_tall::<S>() {
+            self.columns::<S, TALL>(simd);
         } else {
-            self.columns::<S, 1>(simd);
+            self.columns::<S, LOW>(simd);
         }
     }
 }
 
 impl Block<'_> {
     #[inline(always)]
-    fn columns<S: Simd, const N: usize>(mut self, simd: S) {
+    fn columns<S: Simd, const R: usize>(mut self, simd: S) {
         let Sizes { heads, groups, dim, .. } = self.all.sizes;
-        let width = N * S::F32_LANES;
+        let width = tile::width::<S>();
         let repeat = heads / groups;
         let rows = self.out.len() / (heads * dim) * repeat;
         let places = self.tiles.iter().map(|tiles| tiles.len() * self.packed.stride).sum::<usize>();
@@ -175,10 +175,10 @@ impl Block<'_> {
             for start in (0..rows).step_by(width) {
                 let count = width.min(rows - start);
                 self.pack_queries(&mut q, width, group, start..start + count);
-                self.score::<S, N>(simd, &q, &mut scores, group);
+                self.score::<S, R>(simd, &q, &mut scores, group);
                 self.change(&mut scores, width, start..start + count);
                 let sums = softmax_columns(&mut scores, width);
-                self.sum_values::<S, N>(simd, &scores, group, start..start + count, &sums);
+                self.sum_values::<S, R>(simd, &scores, group, start..start + count, &sums);
             }
         }
     }
@@ -202,17 +202,17 @@ impl Block<'_> {
 
     /// Scores `[places, width]`.
     #[inline(always)]
-    fn score<S: Simd, const N: usize>(&self, simd: S, q: &[f32], scores: &mut [f32], group: usize) {
+    fn score<S: Simd, const R: usize>(&self, simd: S, q: &[f32], scores: &mut [f32], group: usize) {
         let Sizes { groups, dim, .. } = self.all.sizes;
         let Packed { k, stride, places, .. } = self.packed;
         let k = &k[(self.entry * groups + group) * places * dim..][..places * dim];
-        let mut rest = scores.chunks_exact_mut(ROWS * N * S::F32_LANES);
+        let mut rest = scores.chunks_exact_mut(R * tile::width::<S>());
         for tiles in self.tiles {
             let k = &k[tiles.start * stride * dim..tiles.end * stride * dim];
-            for (k, scores) in k.chunks_exact(dim * ROWS).zip(&mut rest) {
-                let mut tile = zeros::<S, N>(simd);
+            for (k, scores) in k.chunks_exact(dim * R).zip(&mut rest) {
+                let mut tile = zeros::<S, R>(simd);
                 multiply(simd, &mut tile, k, q);
-                store::<S, N>(&tile, scores);
+                store::<S, R>(&tile, scores);
             }
         }
     }
@@ -246,7 +246,7 @@ impl Block<'_> {
     }
 
     #[inline(always)]
-    fn sum_values<S: Simd, const N: usize>(
+    fn sum_values<S: Simd, const R: usize>(
         &mut self,
         simd: S,
         scores: &[f32],
@@ -256,23 +256,23 @@ impl Block<'_> {
     ) {
         let Sizes { heads, groups, dim, .. } = self.all.sizes;
         let Packed { v, stride, places, panels, .. } = self.packed;
-        let (width, repeat) = (N * S::F32_LANES, heads / groups);
-        let v = &v[(self.entry * groups + group) * panels * places * ROWS..];
+        let (width, repeat) = (tile::width::<S>(), heads / groups);
+        let v = &v[(self.entry * groups + group) * panels * places * R..];
         for panel in 0..*panels {
-            let v = &v[panel * places * ROWS..][..places * ROWS];
-            let mut tile = zeros::<S, N>(simd);
+            let v = &v[panel * places * R..][..places * R];
+            let mut tile = zeros::<S, R>(simd);
             let mut rest = scores;
             for tiles in self.tiles {
                 let (now, later) = rest.split_at(tiles.len() * stride * width);
-                multiply(simd, &mut tile, &v[tiles.start * stride * ROWS..tiles.end * stride * ROWS], now);
+                multiply(simd, &mut tile, &v[tiles.start * stride * R..tiles.end * stride * R], now);
                 rest = later;
             }
-            let mut columns = [0.0; ROWS * WIDEST];
-            store::<S, N>(&tile, &mut columns[..ROWS * width]);
-            let size = ROWS.min(dim - panel * ROWS);
+            let mut columns = [0.0; TALL * WIDEST];
+            store::<S, R>(&tile, &mut columns[..R * width]);
+            let size = R.min(dim - panel * R);
             for (column, row) in rows.clone().enumerate() {
                 let head = group * repeat + row % repeat;
-                let out = &mut self.out[(row / repeat * heads + head) * dim + panel * ROWS..][..size];
+                let out = &mut self.out[(row / repeat * heads + head) * dim + panel * R..][..size];
                 for (to, numbers) in out.iter_mut().zip(columns.chunks_exact(width)) {
                     *to = numbers[column] / sums[column];
                 }

@@ -3,7 +3,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::tile::{ROWS, Tile, WIDEST, step, store, zeros};
+use super::tile::{self, LOW, TALL, Tile, WIDEST, is_tall, step, store, zeros};
 use super::{blocks, row_blocks};
 
 /// A convolution of step 1 in one group; `x [channels, height, width]` and all results of one image.
@@ -42,12 +42,13 @@ impl Conv<'_> {
         let places: usize = self.result().iter().product();
         let depth = self.channels * self.kernel[0] * self.kernel[1];
         let outputs = self.weight.len() / depth;
-        blocks(out, ROWS * places, |number, out| {
-            let first = number * ROWS;
-            let mut weight = vec![0.0; depth * ROWS];
-            for lane in 0..ROWS.min(outputs - first) {
+        let maps = tile::rows();
+        blocks(out, maps * places, |number, out| {
+            let first = number * maps;
+            let mut weight = vec![0.0; depth * maps];
+            for lane in 0..maps.min(outputs - first) {
                 let from = &self.weight[(first + lane) * depth..][..depth];
-                weight.as_chunks_mut::<ROWS>().0.iter_mut().zip(from).for_each(|(to, x)| to[lane] = *x);
+                weight.chunks_exact_mut(maps).zip(from).for_each(|(to, x)| to[lane] = *x);
             }
             Arch::new().dispatch(Maps { conv: self, pad, weight: &weight, first, out });
         });
@@ -71,7 +72,7 @@ impl Conv<'_> {
 struct Maps<'a> {
     conv: &'a Conv<'a>,
     pad: &'a [f32],
-    /// `[channels, kernel rows, kernel columns, ROWS]`.
+    /// `[channels, kernel rows, kernel columns, rows of a tile]`.
     weight: &'a [f32],
     first: usize,
     out: &'a mut [f32],
@@ -82,24 +83,24 @@ impl WithSimd for Maps<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 && 2 * S::F32_LANES <= WIDEST {
-            self.lines::<S, 2>(simd);
+        if is_tall::<S>() {
+            self.lines::<S, TALL>(simd);
         } else {
-            self.lines::<S, 1>(simd);
+            self.lines::<S, LOW>(simd);
         }
     }
 }
 
 impl Maps<'_> {
     #[inline(always)]
-    fn lines<S: Simd, const N: usize>(self, simd: S) {
+    fn lines<S: Simd, const R: usize>(self, simd: S) {
         let [rows, cols] = self.conv.result();
-        let width = N * S::F32_LANES;
-        let mut sums = [0.0; ROWS * WIDEST];
+        let width = tile::width::<S>();
+        let mut sums = [0.0; TALL * WIDEST];
         for row in 0..rows {
             for col in (0..cols).step_by(width) {
-                let tile = self.tile::<S, N>(simd, row, col);
-                store::<S, N>(&tile, &mut sums[..ROWS * width]);
+                let tile = self.tile::<S, R>(simd, row, col);
+                store::<S, R>(&tile, &mut sums[..R * width]);
                 let count = width.min(cols - col);
                 let maps = self.out.chunks_exact_mut(rows * cols);
                 for (lane, (map, sums)) in maps.zip(sums.chunks_exact(width)).enumerate() {
@@ -113,20 +114,17 @@ impl Maps<'_> {
 
     /// The sums of places behind each other in a row.
     #[inline(always)]
-    fn tile<S: Simd, const N: usize>(&self, simd: S, row: usize, col: usize) -> Tile<S, N> {
+    fn tile<S: Simd, const R: usize>(&self, simd: S, row: usize, col: usize) -> Tile<S, R> {
         let [kernel_rows, kernel_cols] = self.conv.kernel;
         let [height, line] = self.conv.lines();
-        let width = N * S::F32_LANES;
-        let mut tile = zeros::<S, N>(simd);
-        let mut weights = self.weight.as_chunks::<ROWS>().0.chunks_exact(kernel_cols);
+        let width = tile::width::<S>();
+        let mut tile = zeros::<S, R>(simd);
+        let mut weights = self.weight.as_chunks::<R>().0.chunks_exact(kernel_cols);
         for map in self.pad.chunks_exact(height * line) {
             let lines = map[row * line..].chunks_exact(line).take(kernel_rows);
             for (line, weights) in lines.zip(&mut weights) {
                 for (weight, place) in weights.iter().zip(col..) {
-                    let (vectors, _) = S::as_simd_f32s(&line[place..place + width]);
-                    if let [vectors] = vectors.as_chunks::<N>().0 {
-                        step(simd, &mut tile, weight, vectors);
-                    }
+                    step(simd, &mut tile, weight, &line[place..place + width]);
                 }
             }
         }

@@ -1,36 +1,73 @@
-//! The product that attention and convolution are made of: a few rows that are broadcast, times a few vectors.
+//! The product that attention and convolution are made of: a few rows that are broadcast, times two vectors.
 
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 
-/// Rows of a tile.
-pub const ROWS: usize = 8;
+/// Rows of a tile whose sums stay in 32 registers, and in fewer.
+pub const TALL: usize = 8;
+pub const LOW: usize = 4;
+
+/// Vectors of a row. One would be as many loads as products.
+const VECTORS: usize = 2;
 
 /// The most numbers in a row of a tile.
 pub const WIDEST: usize = 32;
 
-/// Sums of a tile: rows of `N` vectors.
-pub type Tile<S, const N: usize> = [[<S as Simd>::f32s; N]; ROWS];
+/// Sums of a tile of `R` rows.
+pub type Tile<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
+
+/// Rows of a tile on this CPU: [`TALL`] or [`LOW`].
+pub fn rows() -> usize {
+    struct Rows;
+    impl WithSimd for Rows {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            if is_tall::<S>() { TALL } else { LOW }
+        }
+    }
+    Arch::new().dispatch(Rows)
+}
+
+/// Whether tiles are [`TALL`].
+#[inline(always)]
+pub fn is_tall<S: Simd>() -> bool {
+    S::REGISTER_COUNT >= 32
+}
+
+/// Numbers of a row.
+#[inline(always)]
+pub fn width<S: Simd>() -> usize {
+    VECTORS * S::F32_LANES
+}
 
 /// A tile of zeros.
 #[inline(always)]
-pub fn zeros<S: Simd, const N: usize>(simd: S) -> Tile<S, N> {
-    [[simd.splat_f32s(0.0); N]; ROWS]
+pub fn zeros<S: Simd, const R: usize>(simd: S) -> Tile<S, R> {
+    [[simd.splat_f32s(0.0); VECTORS]; R]
 }
 
-/// Adds `a b`: `a` is `[depth, ROWS]`, `b` is `[depth, N vectors]`.
+/// Adds `a b`: `a` is `[depth, R]`, `b` is `[depth, width]`.
 #[inline(always)]
-pub fn multiply<S: Simd, const N: usize>(simd: S, tile: &mut Tile<S, N>, a: &[f32], b: &[f32]) {
+pub fn multiply<S: Simd, const R: usize>(simd: S, tile: &mut Tile<S, R>, a: &[f32], b: &[f32]) {
     let mut sums = *tile;
     let (b, _) = S::as_simd_f32s(b);
-    for (a, b) in a.as_chunks::<ROWS>().0.iter().zip(b.as_chunks::<N>().0) {
-        step(simd, &mut sums, a, b);
+    for (a, b) in a.as_chunks::<R>().0.iter().zip(b.as_chunks::<VECTORS>().0) {
+        add(simd, &mut sums, a, b);
     }
     *tile = sums;
 }
 
-/// Adds one row of `b` times each number of `a`.
+/// Adds one row of `b`, as wide as the tile, times each number of `a`.
 #[inline(always)]
-pub fn step<S: Simd, const N: usize>(simd: S, sums: &mut Tile<S, N>, a: &[f32; ROWS], b: &[S::f32s; N]) {
+pub fn step<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R], b: &[f32]) {
+    let (b, _) = S::as_simd_f32s(b);
+    if let [b] = b.as_chunks::<VECTORS>().0 {
+        add(simd, sums, a, b);
+    }
+}
+
+#[inline(always)]
+fn add<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R], b: &[S::f32s; VECTORS]) {
     for (sums, &a) in sums.iter_mut().zip(a) {
         let a = simd.splat_f32s(a);
         for (sum, &b) in sums.iter_mut().zip(b) {
@@ -41,9 +78,9 @@ pub fn step<S: Simd, const N: usize>(simd: S, sums: &mut Tile<S, N>, a: &[f32; R
 
 /// Writes a tile as rows behind each other.
 #[inline(always)]
-pub fn store<S: Simd, const N: usize>(tile: &Tile<S, N>, rows: &mut [f32]) {
+pub fn store<S: Simd, const R: usize>(tile: &Tile<S, R>, rows: &mut [f32]) {
     let (vectors, _) = S::as_mut_simd_f32s(rows);
-    for (to, from) in vectors.as_chunks_mut::<N>().0.iter_mut().zip(tile) {
+    for (to, from) in vectors.as_chunks_mut::<VECTORS>().0.iter_mut().zip(tile) {
         *to = *from;
     }
 }
