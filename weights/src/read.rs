@@ -9,7 +9,7 @@ use crate::tensor::{Data, Tensor, round};
 use crate::transpose::transpose;
 
 /// Bytes that are read at once.
-pub(crate) const BLOCK: usize = 1 << 20;
+pub(crate) const BLOCK: usize = 1 << 18;
 
 /// A block of stored numbers, in the type they are stored in.
 pub(crate) enum Block<'a> {

@@ -177,8 +177,8 @@ impl Block<'_> {
                 self.pack_queries(&mut q, width, group, start..start + count);
                 self.score::<S, R>(simd, &q, &mut scores, group);
                 self.change(&mut scores, width, start..start + count);
-                let sums = softmax_columns(&mut scores, width);
-                self.sum_values::<S, R>(simd, &scores, group, start..start + count, &sums);
+                let shares = softmax_columns(&mut scores, width);
+                self.sum_values::<S, R>(simd, &scores, group, start..start + count, &shares);
             }
         }
     }
@@ -252,7 +252,7 @@ impl Block<'_> {
         scores: &[f32],
         group: usize,
         rows: Range<usize>,
-        sums: &[f32; WIDEST],
+        shares: &[f32; WIDEST],
     ) {
         let Sizes { heads, groups, dim, .. } = self.all.sizes;
         let Packed { v, stride, places, panels, .. } = self.packed;
@@ -274,14 +274,14 @@ impl Block<'_> {
                 let head = group * repeat + row % repeat;
                 let out = &mut self.out[(row / repeat * heads + head) * dim + panel * R..][..size];
                 for (to, numbers) in out.iter_mut().zip(columns.chunks_exact(width)) {
-                    *to = numbers[column] / sums[column];
+                    *to = numbers[column] * shares[column];
                 }
             }
         }
     }
 }
 
-/// The numerators of a softmax down each column, and their sums.
+/// The numerators of a softmax down each column, and 1 over their sums.
 #[inline(always)]
 fn softmax_columns(scores: &mut [f32], width: usize) -> [f32; WIDEST] {
     let (mut largest, mut sums) = ([f32::NEG_INFINITY; WIDEST], [0.0; WIDEST]);
@@ -296,7 +296,7 @@ fn softmax_columns(scores: &mut [f32], width: usize) -> [f32; WIDEST] {
             *sum += *x;
         }
     }
-    sums
+    sums.map(f32::recip)
 }
 
 #[cfg(test)]
