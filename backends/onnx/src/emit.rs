@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, message};
 use snapc_backend::{Names, Part};
 use snapc_ir::ops::{Conv2d, GeluForm, Op, Slice};
 use snapc_ir::{Context, DType, Def, Error, Graph, Node, Place, Port, Result, TensorType, ValueId, Weight};
@@ -11,32 +13,47 @@ use crate::contract::{Contract, Layout};
 use crate::encode::{self, Form};
 use crate::layout::{Block, Placement, Run};
 use crate::schema::{
-    AttributeProto, Dimension, EXTERNAL, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
-    attribute_type, data_type,
+    AttributeProto, Dimension, EXTERNAL, GRAPH_NODE, GraphProto, MODEL_GRAPH, ModelProto, NodeProto,
+    OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, attribute_type, data_type,
 };
 use crate::{DATA_FILE, IR_VERSION, LAYOUT_FACT, OPSET};
 
-/// The model file of a part. Reads the weights that stand in it, no others.
+/// The bytes of a part's model file, in pieces that follow each other. Reads the weights that stand in it, no others. Nodes are encoded as
+/// they are made: as messages those of a large model would take more room than all else that a compile holds.
 ///
 /// # Errors
 /// If such a weight cannot be read.
-pub fn model(part: &Part, placement: &Placement, layout: Layout) -> Result<ModelProto> {
+pub fn model(part: &Part, placement: &Placement, layout: Layout) -> Result<[Vec<u8>; 3]> {
     let mut facts: Vec<_> = part.facts.iter().map(|(key, value)| entry(key, value.clone())).collect();
     if layout != Layout::Default {
         facts.push(entry(LAYOUT_FACT, layout.name().to_string()));
     }
-    Ok(ModelProto {
+    let (nodes, rest) = graph(&part.graph, part.store, placement, layout)?;
+    let before = ModelProto {
         ir_version: IR_VERSION,
         producer_name: "snapc".to_string(),
         producer_version: env!("CARGO_PKG_VERSION").to_string(),
-        graph: Some(graph(&part.graph, part.store, placement, layout)?),
+        ..ModelProto::default()
+    };
+    let behind = ModelProto {
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: OPSET }],
         metadata_props: facts,
-    })
+        ..ModelProto::default()
+    };
+    let mut before = before.encode_to_vec();
+    encode_key(MODEL_GRAPH, WireType::LengthDelimited, &mut before);
+    encode_varint((nodes.len() + rest.encoded_len()) as u64, &mut before);
+    Ok([before, nodes, [rest.encode_to_vec(), behind.encode_to_vec()].concat()])
 }
 
-fn graph(graph: &Graph, store: &Store, placement: &Placement, layout: Layout) -> Result<GraphProto> {
+/// The bytes of a graph's nodes, and all else of it.
+fn graph(
+    graph: &Graph,
+    store: &Store,
+    placement: &Placement,
+    layout: Layout,
+) -> Result<(Vec<u8>, GraphProto)> {
     let mut emitter = Emitter::new(graph, layout);
     for (index, value) in graph.values().iter().enumerate() {
         if let Def::Weight(id) = value.def {
@@ -53,13 +70,12 @@ fn graph(graph: &Graph, store: &Store, placement: &Placement, layout: Layout) ->
     let info = |port: &Port| value_info(graph.ty(port.value), &port.name, emitter.contract(port));
     let input = graph.inputs().iter().map(info).collect::<Result<_>>()?;
     let output = graph.outputs().iter().map(info).collect::<Result<_>>()?;
-    Ok(GraphProto {
-        node: emitter.nodes,
-        name: graph.name().to_string(),
-        initializer: emitter.initializers,
-        input,
-        output,
-    })
+    emitter.close();
+    let initializer = emitter.initializers;
+    Ok((
+        emitter.nodes,
+        GraphProto { node: vec![], name: graph.name().to_string(), initializer, input, output },
+    ))
 }
 
 struct Emitter<'a> {
@@ -74,7 +90,10 @@ struct Emitter<'a> {
     /// Names of the constants that are attributes in the IR and operands in ONNX, by type, sizes and bytes.
     constants: BTreeMap<(i32, Vec<i64>, Vec<u8>), String>,
     initializers: Vec<TensorProto>,
-    nodes: Vec<NodeProto>,
+    /// The nodes, encoded, but for the last one.
+    nodes: Vec<u8>,
+    /// The last one, which may get attributes.
+    open: NodeProto,
 }
 
 impl<'a> Emitter<'a> {
@@ -89,6 +108,7 @@ impl<'a> Emitter<'a> {
             constants: BTreeMap::new(),
             initializers: Vec::new(),
             nodes: Vec::new(),
+            open: NodeProto::default(),
         };
         // The names of inputs and outputs are part of the contract: all others give way to them.
         for port in graph.inputs() {
@@ -231,10 +251,17 @@ impl<'a> Emitter<'a> {
         self.node_names.unique(&format!("{}{separator}{kind}", node.scope))
     }
 
+    /// Encodes the node that is open: it has all its attributes.
+    fn close(&mut self) {
+        if !self.open.op_type.is_empty() {
+            message::encode(GRAPH_NODE, &self.open, &mut self.nodes);
+        }
+    }
+
     fn push(&mut self, name: String, kind: &str, input: Vec<String>, output: Vec<String>) -> &mut NodeProto {
-        let index = self.nodes.len();
-        self.nodes.push(NodeProto { name, op_type: kind.to_string(), input, output, ..NodeProto::default() });
-        &mut self.nodes[index]
+        self.close();
+        self.open = NodeProto { name, op_type: kind.to_string(), input, output, ..NodeProto::default() };
+        &mut self.open
     }
 
     /// Adds the node that makes the results of `node`.
@@ -343,9 +370,7 @@ impl<'a> Emitter<'a> {
         let (two, axes, eps) = (self.number(2.0), self.integers("axes", &[last])?, self.number(eps));
         let square = self.inner(node, "Pow", &[&x, &two]);
         let mean = self.inner(node, "ReduceMean", &[&square, &axes]);
-        if let Some(added) = self.nodes.last_mut() {
-            added.attribute.push(int("keepdims", 1));
-        }
+        self.open.attribute.push(int("keepdims", 1));
         let shifted = self.inner(node, "Add", &[&mean, &eps]);
         let root = self.inner(node, "Sqrt", &[&shifted]);
         let normed = self.inner(node, "Div", &[&x, &root]);

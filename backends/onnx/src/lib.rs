@@ -11,9 +11,10 @@ mod legal;
 mod read;
 mod schema;
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
-use prost::Message;
 use snapc_backend::limits::Use;
 use snapc_backend::{Backend, Device, Native, Part, Written};
 use snapc_ir::ops::Op;
@@ -81,14 +82,15 @@ impl Backend for Onnx {
     fn write(&self, part: Part, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Vec<Written>> {
         let placement = Placement::new(&part.graph);
         let model = emit::model(&part, &placement, self.layout)?;
-        let length = model.encoded_len() as u64;
+        let length = model.iter().map(Vec::len).sum::<usize>() as u64;
         if let Some(error) = legal::too_long(&part.graph, length) {
             return Err(error);
         }
         std::fs::create_dir(path).map_err(|error| Error::io("create", path, &error))?;
         let file = path.join(MODEL_FILE);
-        std::fs::write(&file, model.encode_to_vec()).map_err(|error| Error::io("write", &file, &error))?;
-        drop(model);
+        let written = File::create(&file)
+            .and_then(|mut to| model.into_iter().try_for_each(|piece| to.write_all(&piece)));
+        written.map_err(|error| Error::io("write", &file, &error))?;
         progress(layout::inline_bytes(&part.graph));
         if placement.bytes() == 0 {
             return Ok(Vec::new());

@@ -23,6 +23,10 @@ pub struct ModelProto {
     pub metadata_props: Vec<StringStringEntryProto>,
 }
 
+/// The fields of a model's graph and of a graph's nodes.
+pub const MODEL_GRAPH: u32 = 7;
+pub const GRAPH_NODE: u32 = 1;
+
 /// `OperatorSetIdProto`. The domain of the standard ops is the empty string.
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSetIdProto {
