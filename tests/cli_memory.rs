@@ -23,7 +23,8 @@ fn limited(folder: &Path, bytes: u64, words: &[&str]) -> Output {
     let script = format!("ulimit -d {} && exec \"$0\" \"$@\"", bytes / 1024);
     let mut command = Command::new("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_snapc")]).args(words).args(["--jobs", "2"]);
-    command.current_dir(folder).output().unwrap()
+    // A backtrace takes memory too: Rust's library waits for its own lock for ever where there is none.
+    command.env("RUST_BACKTRACE", "0").current_dir(folder).output().unwrap()
 }
 
 #[track_caller]
@@ -45,8 +46,9 @@ fn the_papers_supernet_fits_150_mb() {
     };
     compile("--subnet small --target coreml");
     compile("--subnet small --target tflite");
-    // The wider one and the target that moves every weight: the most there is.
     compile("--subnet full --target onnx");
+    // The wider one and the target whose readers and graph take the most there is.
+    compile("--subnet full --target coreml --device gpu");
     compile("--subnet small --target onnx --quantize int8 --accuracy off");
     compile("--subnet small --target onnx --quantize int4 --accuracy off");
     compile("--subnet small --target coreml --min-os iOS18 --quantize palette4 --accuracy off");
@@ -78,8 +80,7 @@ fn peak(folder: &Path, words: &str) -> u64 {
     }
 }
 
-/// Four times the weights, 1.4 times the nodes: what is held is what is being written, or the graph before that. TFLite's peak is the lowest, and
-/// how its heap is cut up differs from run to run by more than a tenth: there only the bound is held.
+/// Four times the weights, 1.4 times the nodes: what is held is what is being written, or the graph before that.
 #[test]
 fn memory_does_not_grow_with_the_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -92,8 +93,7 @@ fn memory_does_not_grow_with_the_model() {
         let (small, full) = (of("small"), of("full"));
         println!("{target}: {small} kB for small, {full} kB for full");
         assert!(small > 10_000 && full < 100_000, "{target}: {small} kB and {full} kB");
-        let flat = 10 * full <= 11 * small;
-        assert!(flat || target == "tflite", "{target}: {full} kB for full, {small} kB for small");
+        assert!(10 * full <= 11 * small, "{target}: {full} kB for full, {small} kB for small");
     }
 }
 

@@ -71,7 +71,7 @@ pub fn use_threads(count: usize) -> Result<()> {
     if count == 0 {
         return Err(Error::usage("0 jobs do no work").help("name 1 or more, or leave --jobs out"));
     }
-    rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(Error::bug)
+    rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(Error::thread)
 }
 
 /// What a command tells while it works.

@@ -95,6 +95,12 @@ impl Error {
         Self::input(format!("cannot {what} {}: {error}", path.display()))
     }
 
+    /// The system gives no further thread.
+    pub fn thread(error: impl fmt::Display) -> Self {
+        Self::limit(format!("cannot start a thread: {error}"))
+            .help("allow the process more memory or threads, or let it start fewer with --jobs 1")
+    }
+
     /// Adds a place that this layer knows.
     pub fn at(mut self, place: Place) -> Self {
         if !self.0.places.contains(&place) {

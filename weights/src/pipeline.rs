@@ -1,6 +1,7 @@
 //! Work that overlaps: weights are read and encoded by some threads, and taken in order by the one that writes.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -49,7 +50,7 @@ pub type Take<'a> = &'a mut dyn FnMut(usize, Stored) -> Result<()>;
 /// takes: one is begun only when it fits `limits.memory` beside those that are being made, the first of all always.
 ///
 /// # Errors
-/// The first, in order, of what making or taking finds.
+/// The first, in order, of what making or taking finds; or that a thread cannot be started.
 pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result<()> {
     if limits.jobs <= 1 {
         let mut scratch = Scratch::default();
@@ -70,13 +71,16 @@ pub fn in_order(limits: Limits, needs: &[u64], make: Make, take: Take) -> Result
         limits,
     };
     thread::scope(|scope| {
-        let start = |scratch| scope.spawn(|| queue.work(needs, make, scratch));
-        let workers: Vec<_> = scratches.into_iter().map(start).collect();
-        let taken = (0..needs.len()).try_for_each(|number| queue.drain(number, take));
+        let start = |scratch| thread::Builder::new().spawn_scoped(scope, || queue.work(needs, make, scratch));
+        let workers: io::Result<Vec<_>> = scratches.into_iter().map(start).collect();
+        let taken = match &workers {
+            Ok(_) => (0..needs.len()).try_for_each(|number| queue.drain(number, take)),
+            Err(error) => Err(Error::thread(error)),
+        };
         if taken.is_err() {
             queue.stop();
         }
-        for worker in workers {
+        for worker in workers.into_iter().flatten() {
             worker.join().map_err(|_| gone())?;
         }
         taken

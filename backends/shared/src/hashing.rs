@@ -37,12 +37,12 @@ pub(crate) enum Hashing {
 }
 
 impl Hashing {
-    pub fn new(hashed: Hashed) -> Option<Self> {
-        match hashed {
+    pub fn new(hashed: Hashed) -> Result<Option<Self>> {
+        Ok(match hashed {
             Hashed::Not => None,
             Hashed::Here => Some(Hashing::Here(Sha256::default())),
-            Hashed::Beside => Some(Hashing::Beside(Beside::new())),
-        }
+            Hashed::Beside => Some(Hashing::Beside(Beside::new()?)),
+        })
     }
 
     pub fn update(&mut self, bytes: &[u8]) -> Result<()> {
@@ -70,14 +70,14 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    fn new() -> Self {
+    fn new() -> Result<Self> {
         let (full, pieces) = sync_channel::<Vec<u8>>(WAITING);
         let (back, empty) = sync_channel(WAITING);
         for _ in 0..WAITING {
             // It has room for all of them.
             let _ = back.try_send(Vec::with_capacity(PIECE));
         }
-        let thread = thread::spawn(move || {
+        let thread = thread::Builder::new().spawn(move || {
             let mut hash = Sha256::default();
             for piece in pieces {
                 hash.update(&piece);
@@ -86,7 +86,8 @@ impl Beside {
             }
             hash.finish()
         });
-        Beside { filling: Vec::with_capacity(PIECE), full, empty, thread }
+        let thread = thread.map_err(Error::thread)?;
+        Ok(Beside { filling: Vec::with_capacity(PIECE), full, empty, thread })
     }
 
     fn update(&mut self, mut bytes: &[u8]) -> Result<()> {
@@ -126,13 +127,13 @@ mod tests {
         for end in [0, 1, PIECE - 1, PIECE, PIECE + 1, bytes.len()] {
             for step in [1000, PIECE, 3 * PIECE] {
                 for hashed in [Hashed::Here, Hashed::Beside] {
-                    let mut hashing = Hashing::new(hashed).ok_or_else(gone)?;
+                    let mut hashing = Hashing::new(hashed)?.ok_or_else(gone)?;
                     bytes[..end].chunks(step).try_for_each(|bytes| hashing.update(bytes))?;
                     assert_eq!(hashing.finish()?, Sha256::of(&bytes[..end]), "{end} by {step}, {hashed:?}");
                 }
             }
         }
-        assert!(Hashing::new(Hashed::Not).is_none());
+        assert!(Hashing::new(Hashed::Not)?.is_none());
         Ok(())
     }
 }

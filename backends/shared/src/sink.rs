@@ -45,7 +45,7 @@ impl Sink {
             path: path.to_path_buf(),
             at: 0,
             run: 0..0,
-            hash: Hashing::new(hashed),
+            hash: Hashing::new(hashed)?,
         })
     }
 
