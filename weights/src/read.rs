@@ -265,11 +265,18 @@ impl Store {
 /// The first number of a block that is infinite or none.
 pub(crate) fn strange_number(block: &Block) -> Option<f32> {
     match block {
-        Block::F32(block) => block.iter().find(|value| !value.is_finite()).copied(),
-        Block::F16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
-        Block::BF16(block) => block.iter().find(|value| !value.is_finite()).map(|value| value.to_f32()),
+        Block::F32(block) => first_not(block, |value| value.is_finite()),
+        Block::F16(block) => first_not(block, |value| value.is_finite()).map(f16::to_f32),
+        Block::BF16(block) => first_not(block, |value| value.is_finite()).map(bf16::to_f32),
         Block::I32(_) => None,
     }
+}
+
+/// The first number that something does not hold for. Some are looked at together, with no way out between them: that becomes vector code.
+fn first_not<T: Copy>(numbers: &[T], holds: impl Fn(T) -> bool) -> Option<T> {
+    let some =
+        numbers.chunks(1 << 10).find(|some| !some.iter().fold(true, |all, &number| all & holds(number)));
+    some?.iter().copied().find(|&number| !holds(number))
 }
 
 /// The error of such a number.
