@@ -106,15 +106,10 @@ fn linear(b: &mut Builder, operands: &[ValueId]) -> Rewritten {
         return linear_of_codes(b, operands);
     }
     let mut shape = b.ty(x).shape.clone();
-    if shape.len() == 2 {
-        return Ok(None);
-    }
-    let inputs = b.ty(x).last();
-    let rows = b.reshape(x, [element_count(&shape) / inputs, inputs])?;
+    let Some(inputs) = shape.pop().filter(|_| shape.len() != 1) else { return Ok(None) };
+    let rows = b.reshape(x, [element_count(&shape), inputs])?;
     let y = b.linear(rows, weight, bias.first().copied())?;
-    if let Some(last) = shape.last_mut() {
-        *last = b.ty(y).last();
-    }
+    shape.push(b.ty(y).last());
     Ok(Some(vec![b.reshape(y, shape)?]))
 }
 

@@ -98,11 +98,43 @@ fn offsets_are_aligned_and_shared_bytes_are_written_once() {
     write(&case, &legal, &folder.path().join("part"));
     let (_, store) = Onnx::default().read(&folder.path().join("part")).unwrap();
     let offset = |name| store.region(name).unwrap().offset;
-    // a and c are the same bytes, b follows at a page, d at 64 KiB.
-    assert_eq!((offset("a"), offset("b"), offset("c")), (0, 1_441_792, 0));
-    assert_eq!(offset("d"), 1_507_328);
+    // a and c are the same bytes, d follows at 64 KiB, b, which is small, last and at a page.
+    assert_eq!((offset("a"), offset("c"), offset("d")), (0, 0, 1_441_792));
+    assert_eq!(offset("b"), 2_883_584);
     let length = std::fs::metadata(folder.path().join("part/model.onnx_data")).unwrap().len();
-    assert_eq!(length, 1_507_328 + 1_440_000);
+    assert_eq!(length, 2_883_584 + 2400);
+}
+
+#[test]
+fn linears_take_weights_as_they_are_stored_and_codes_turned() {
+    let shapes = |encoded: &str| -> Vec<Vec<usize>> {
+        let body = format!(
+            r"
+            input %x: f32[2, 3, 64]
+            weight @w: f32[32, 64] = tensor f32[32, 64] t{encoded}
+            %y = linear %x, @w : f32[2, 3, 32]
+            output y %y
+            "
+        );
+        let legal = legalize(&case("linear", &body).graph, &Onnx::default()).unwrap();
+        legal.weights().iter().map(snapc_ir::Weight::shape).collect()
+    };
+    assert_eq!(shapes(""), [[32, 64]]);
+    assert_eq!(shapes(" | encode int8"), [[64, 32]]);
+}
+
+#[test]
+fn a_linear_of_nothing_is_an_error() {
+    let case = case(
+        "nothing",
+        r"
+        input %x: f32[2, 3, 0]
+        input %w: f32[5, 0]
+        %y = linear %x, %w : f32[2, 3, 5]
+        output y %y
+    ",
+    );
+    assert!(legalize(&case.graph, &Onnx::default()).is_err());
 }
 
 #[test]
