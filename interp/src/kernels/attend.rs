@@ -6,7 +6,7 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use snapc_ir::ops::MASKED;
 
-use super::functions::exp;
+use super::functions::exp_down;
 use super::tile::{self, LOW, TALL, WIDEST, is_tall, multiply, store, zeros};
 use super::{blocks, row_blocks};
 use crate::pool::{Buffer, Pool};
@@ -292,7 +292,7 @@ fn softmax_columns(scores: &mut [f32], width: usize) -> [f32; WIDEST] {
     }
     for row in scores.chunks_exact_mut(width) {
         for ((x, most), sum) in row.iter_mut().zip(&largest[..width]).zip(&mut sums[..width]) {
-            *x = exp(*x - most);
+            *x = exp_down(*x - most);
             *sum += *x;
         }
     }

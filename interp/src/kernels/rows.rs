@@ -1,6 +1,6 @@
 //! Norms and softmax of rows.
 
-use super::functions::exp;
+use super::functions::exp_down;
 
 /// Partial sums that run beside each other.
 const LANES: usize = 16;
@@ -56,7 +56,7 @@ pub fn softmax(row: &mut [f32]) {
     let mut sums = [0.0f32; LANES];
     let (pieces, rest) = row.as_chunks_mut::<LANES>();
     let numerator = |(sum, x): (&mut f32, &mut f32)| {
-        *x = exp(*x - largest);
+        *x = exp_down(*x - largest);
         *sum += *x;
     };
     // Pieces of a known size become vectors; a chain with the rest does not.
