@@ -146,8 +146,6 @@ class Generator:
         options = onnxruntime.SessionOptions()
         # From the second run on a memory pattern would keep a second arena beside the first.
         options.enable_mem_pattern = False
-        # x86 processors without VNNI would cut off sums of products of 8-bit codes (w8a8).
-        options.add_session_config_entry("session.x64quantprecision", "1")
         path = self.folders[part] / self.parts[part]["artifact"] / "model.onnx"
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda **inputs: session.run(None, inputs)[0]
