@@ -36,8 +36,8 @@ pub fn exp(x: f32) -> f32 {
     y * two(first) * two(whole.wrapping_sub(first))
 }
 
-/// `e^x` of numbers that are not above 0, as a softmax has them: two thirds of the work. Below -87 it is 0, not a subnormal number:
-/// those cost a hundred times as much in the products that follow.
+/// `e^x` of numbers that are not above 0, as a softmax has them: two thirds of the work. Below -87 it is 0: the share that a softmax makes
+/// of some 1e-38 is subnormal, and some CPUs multiply those many times slower.
 #[inline(always)]
 pub fn exp_down(x: f32) -> f32 {
     let (y, bits) = powers(x);
