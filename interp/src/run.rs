@@ -8,7 +8,7 @@ use snapc_weights::{Store, Tensor};
 
 use crate::awake::awake;
 use crate::kernels::add_row;
-use crate::ops::{Call, columns, execute, outside};
+use crate::ops::{Call, columns, execute, is_few, outside};
 use crate::pool::{Buffer, Pool};
 use crate::value::{LARGE, Value};
 
@@ -26,6 +26,8 @@ pub struct Interpreter<'a> {
     weights: Vec<OnceLock<Value>>,
     /// Whether weights and buffers are kept for the next run.
     keeps: bool,
+    /// The weights that are kept as the products of linears read them.
+    in_panels: Vec<bool>,
     pool: Pool,
     /// For each node, the values that no later node reads.
     finished: Vec<Vec<ValueId>>,
@@ -35,7 +37,15 @@ impl<'a> Interpreter<'a> {
     /// An interpreter of `graph` with the weights of `store`.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Self {
         let weights = graph.weights().iter().map(|_| OnceLock::new()).collect();
-        Interpreter { graph, store, weights, keeps: true, pool: Pool::default(), finished: finished(graph) }
+        Interpreter {
+            graph,
+            store,
+            weights,
+            keeps: true,
+            in_panels: in_panels(graph),
+            pool: Pool::default(),
+            finished: finished(graph),
+        }
     }
 
     /// An interpreter that keeps no weight, and holds of the large ones only the rows that it works with: for a graph that is run once
@@ -218,10 +228,30 @@ impl<'a> Interpreter<'a> {
         let codes = if weight.ty().count() < LARGE { None } else { self.store.codes_of(weight)? };
         let value = match codes {
             Some(codes) => Value::coded(weight.ty(), codes),
+            None if self.in_panels[id.index()] => Value::new(self.store.read(weight)?).panels(),
             None => Value::weight(self.store.read(weight)?),
         };
         Ok(slot.get_or_init(|| value).clone())
     }
+}
+
+/// The small weights that nothing but linears of many rows reads, as their second operand.
+fn in_panels(graph: &Graph) -> Vec<bool> {
+    let mut read: Vec<bool> = graph.weights().iter().map(|weight| weight.ty().count() < LARGE).collect();
+    for node in graph.nodes() {
+        for (place, &id) in node.operands.iter().enumerate() {
+            let Def::Weight(weight) = graph.value(id).def else { continue };
+            let rows = || graph.ty(node.results[0]).count() / graph.ty(node.results[0]).last().max(1);
+            let fits = matches!(node.op, Op::Linear(_)) && place == 1 && !is_few(rows());
+            read[weight.index()] &= fits;
+        }
+    }
+    for port in graph.outputs() {
+        if let Def::Weight(weight) = graph.value(port.value).def {
+            read[weight.index()] = false;
+        }
+    }
+    read
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use snapc_ir::{DType, TensorType};
 use snapc_weights::{Codes, Data, Tensor};
 
+use crate::kernels::panels::Panels;
 use crate::kernels::{BLOCK, row_blocks};
 use crate::pool::{Buffer, Pool};
 
@@ -25,6 +26,8 @@ pub enum Numbers {
     Brain(Arc<Vec<bf16>>),
     /// Of a large weight that is stored as codes.
     Coded(Arc<Codes>),
+    /// Of a small weight that only linears read.
+    Panels(Arc<Panels>),
 }
 
 /// A value of a running graph.
@@ -74,6 +77,15 @@ impl Value {
             Some(numbers) => Value { ty: tensor.ty, numbers },
             None => Value::new(tensor),
         }
+    }
+
+    /// A small weight of linears.
+    pub fn panels(self) -> Self {
+        let numbers = match &self.numbers {
+            Numbers::Float(values) => Numbers::Panels(Arc::new(Panels::new(values, self.ty.last()))),
+            _ => self.numbers,
+        };
+        Value { ty: self.ty, numbers }
     }
 
     /// A weight that is held as its codes.
@@ -147,6 +159,7 @@ fn fill(numbers: &Numbers, length: usize, first: usize, values: &mut [f32]) {
         Numbers::Half(all) => all[range].convert_to_f32_slice(values),
         Numbers::Brain(all) => all[range].convert_to_f32_slice(values),
         Numbers::Coded(codes) => codes.decode_rows(first, values),
+        Numbers::Panels(panels) => panels.rows(first, values),
         Numbers::Int(_) => {}
     }
 }

@@ -8,6 +8,7 @@ pub mod attend;
 pub mod broadcast;
 pub mod conv;
 pub mod functions;
+pub mod panels;
 pub mod rows;
 pub mod tile;
 

@@ -7,7 +7,7 @@ pub const TALL: usize = 8;
 pub const LOW: usize = 4;
 
 /// Vectors of a row. One would be as many loads as products.
-const VECTORS: usize = 2;
+pub const VECTORS: usize = 2;
 
 /// The most numbers in a row of a tile.
 pub const WIDEST: usize = 32;
@@ -66,8 +66,9 @@ pub fn step<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R
     }
 }
 
+/// Adds a row of vectors times each number of `a`.
 #[inline(always)]
-fn add<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R], b: &[S::f32s; VECTORS]) {
+pub fn add<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R], b: &[S::f32s; VECTORS]) {
     for (sums, &a) in sums.iter_mut().zip(a) {
         let a = simd.splat_f32s(a);
         for (sum, &b) in sums.iter_mut().zip(b) {

@@ -21,7 +21,7 @@ mod shape;
 mod timestep;
 
 pub use embedding::outside;
-pub use linear::columns;
+pub use linear::{columns, is_few};
 
 /// What an op is run with.
 pub struct Call<'a> {
