@@ -3,45 +3,47 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use crate::kernels::{blocks, vectorised};
+use crate::kernels::panels::{lay_out_matrix, size};
+pub use crate::kernels::product::Matrix;
+use crate::kernels::product::Product;
+use crate::kernels::tile::{self, TALL};
+use crate::kernels::{add_row_at, blocks, vectorised, with_room};
 
-/// A row-major matrix inside a slice: `rows x cols`, rows `stride` apart.
-#[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    transposed: bool,
+/// Numbers of `b` that are laid out at once.
+const TILE: usize = 1 << 20;
+
+/// `out = a b + bias`, `out` having rows `stride` numbers apart, on all threads or on this one: no number depends on how many there are.
+pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, bias: Option<&[f32]>, threads: bool) {
+    if has_own() {
+        return own(out, stride, a, b, bias, threads);
+    }
+    let (rows, columns) = (a.size()[0], b.size()[1]);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    by_faer(out, stride, a, b, threads);
+    if let Some(bias) = bias {
+        add_row_at(&mut out[..(rows - 1) * stride + columns], stride, bias);
+    }
 }
 
-impl<'a> Matrix<'a> {
-    /// A dense matrix.
-    pub fn new(values: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self::with_stride(values, rows, cols, cols)
+/// The same by [`Product`], some columns at a time.
+pub fn own(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, bias: Option<&[f32]>, threads: bool) {
+    let [depth, columns] = b.size();
+    let count = (TILE / depth.max(1)).max(1);
+    for first in (0..columns).step_by(count) {
+        let some = first..(first + count).min(columns);
+        with_room(size(some.len(), depth), |panels| {
+            lay_out_matrix(panels, b.columns(some.clone()));
+            let bias = bias.map(|bias| &bias[some.clone()]);
+            Product { a, panels, columns: some.len(), bias }.run(&mut out[first..], stride, threads);
+        });
     }
+}
 
-    /// A matrix whose rows are `stride` numbers apart.
-    pub fn with_stride(values: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        Matrix { values, rows, cols, stride, transposed: false }
-    }
-
-    /// Its transpose.
-    pub fn t(self) -> Self {
-        Matrix { transposed: !self.transposed, ..self }
-    }
-
-    fn view(self) -> MatRef<'a, f32> {
-        let end = self.rows.saturating_sub(1) * self.stride + self.cols;
-        // faer 0.24's row-major views with a stride swap their strides; a column-major view of the transpose does not.
-        let columns = MatRef::from_column_major_slice_with_stride(
-            &self.values[..end],
-            self.cols,
-            self.rows,
-            self.stride,
-        );
-        if self.transposed { columns } else { columns.transpose() }
-    }
+/// Whether [`product`] is [`own`]. With 32 registers of 512 bits `faer`'s are faster.
+pub fn has_own() -> bool {
+    tile::rows() != TALL
 }
 
 /// Rows that pieces are whole numbers of, and columns: what kernels take at once, of columns 96, 64 or 32.
@@ -55,14 +57,18 @@ const NARROW: usize = 128;
 /// Multiplications that are worth a thread.
 const FEW: usize = 1 << 20;
 
-/// `out = alpha * a * b`, `out` having rows `stride` numbers apart. `threads`: whether to use all of them. They split rows and columns,
-/// so that no number depends on how many there are.
-pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32, threads: bool) {
-    let (a, b) = (a.view(), b.view());
+fn view(matrix: Matrix) -> MatRef<f32> {
+    let Matrix { values, rows, cols, stride, transposed } = matrix;
+    let end = rows.saturating_sub(1) * stride + cols;
+    // faer 0.24's row-major views with a stride swap their strides; a column-major view of the transpose does not.
+    let columns = MatRef::from_column_major_slice_with_stride(&values[..end], cols, rows, stride);
+    if transposed { columns } else { columns.transpose() }
+}
+
+/// `out = a b`. Threads split rows and columns.
+fn by_faer(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, threads: bool) {
+    let (a, b) = (view(a), view(b));
     let (rows, cols) = (a.nrows(), b.ncols());
-    if rows == 0 || cols == 0 {
-        return;
-    }
     let end = (rows - 1) * stride + cols;
     let out =
         MatMut::from_column_major_slice_with_stride_mut(&mut out[..end], cols, rows, stride).transpose_mut();
@@ -74,7 +80,7 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, alpha: f32,
         _ if by_columns => 2 * workers,
         _ => 4 * workers,
     };
-    pieces_of(out, a, b, alpha, pieces.min(rows * cols * a.ncols() / FEW), by_columns);
+    pieces_of(out, a, b, pieces.min(rows * cols * a.ncols() / FEW), by_columns);
 }
 
 /// Partial sums of a dot product that run beside each other.
@@ -111,9 +117,9 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Halves the columns, or else the longer side. The kernels add up along the inner axis in one order, whatever the sizes of the others.
-fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, pieces: usize, by_columns: bool) {
+fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, pieces: usize, by_columns: bool) {
     if pieces <= 1 {
-        return matmul(out, Accum::Replace, a, b, alpha, Par::Seq);
+        return matmul(out, Accum::Replace, a, b, 1.0, Par::Seq);
     }
     let half = |size: usize, whole: usize| (size / 2).next_multiple_of(whole).min(size);
     let rest = pieces / 2;
@@ -121,15 +127,15 @@ fn pieces_of(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, alpha: f32, piece
         let at = half(out.nrows(), WHOLE[0]);
         let ((top, bottom), (above, below)) = (out.split_at_row_mut(at), a.split_at_row(at));
         rayon::join(
-            || pieces_of(top, above, b, alpha, pieces - rest, by_columns),
-            || pieces_of(bottom, below, b, alpha, rest, by_columns),
+            || pieces_of(top, above, b, pieces - rest, by_columns),
+            || pieces_of(bottom, below, b, rest, by_columns),
         );
     } else {
         let at = half(out.ncols(), WHOLE[1]);
         let ((left, right), (first, second)) = (out.split_at_col_mut(at), b.split_at_col(at));
         rayon::join(
-            || pieces_of(left, a, first, alpha, pieces - rest, by_columns),
-            || pieces_of(right, a, second, alpha, rest, by_columns),
+            || pieces_of(left, a, first, pieces - rest, by_columns),
+            || pieces_of(right, a, second, rest, by_columns),
         );
     }
 }
@@ -151,14 +157,14 @@ mod tests {
             let mut out = vec![0.0; rows * (cols + gap)];
             let [left, right] =
                 [(&a, rows), (&b, cols)].map(|(x, n)| Matrix::with_stride(x, n, depth, depth + gap));
-            product(&mut out, cols + gap, left, right.t(), 0.5, true);
+            product(&mut out, cols + gap, left, right.t(), None, true);
             for (at, found) in out.iter().enumerate() {
                 let (row, col) = (at / (cols + gap), at % (cols + gap));
                 let pairs = (0..depth).map(|k| {
                     f64::from(a[row * (depth + gap) + k])
                         * f64::from(b[col.min(cols - 1) * (depth + gap) + k])
                 });
-                let expected = if col < cols { 0.5 * pairs.sum::<f64>() } else { 0.0 };
+                let expected = if col < cols { pairs.sum::<f64>() } else { 0.0 };
                 assert!(
                     (f64::from(*found) - expected).abs() < 1e-6 * (depth as f64).max(10.0),
                     "{found} {expected}"
@@ -198,7 +204,7 @@ mod tests {
                         cols,
                         Matrix::new(&a, rows, depth),
                         Matrix::new(&b, cols, depth).t(),
-                        1.0,
+                        None,
                         true,
                     );
                 });

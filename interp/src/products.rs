@@ -4,6 +4,6 @@ use crate::gemm::{Matrix, product};
 pub fn products(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let mut sums = vec![0.0; cols * cols];
     let matrix = Matrix::new(x, rows, cols);
-    product(&mut sums, cols, matrix.t(), matrix, 1.0, true);
+    product(&mut sums, cols, matrix.t(), matrix, None, true);
     sums
 }

@@ -7,6 +7,7 @@ use snapc_ir::{Def, Error, Graph, Node, Place, Result, ValueId, Weight, WeightId
 use snapc_weights::{Store, Tensor};
 
 use crate::awake::awake;
+use crate::gemm::has_own;
 use crate::kernels::add_row;
 use crate::ops::{Call, columns, execute, is_few, outside};
 use crate::pool::{Buffer, Pool};
@@ -26,7 +27,7 @@ pub struct Interpreter<'a> {
     weights: Vec<OnceLock<Value>>,
     /// Whether weights and buffers are kept for the next run.
     keeps: bool,
-    /// The weights that are kept as the products of linears read them.
+    /// The weights that are kept as the products of linears read them, where four bytes a number are kept.
     in_panels: Vec<bool>,
     pool: Pool,
     /// For each node, the values that no later node reads.
@@ -180,7 +181,7 @@ impl<'a> Interpreter<'a> {
             let of_piece = self.store.read(piece)?;
             let count = of_piece.ty.shape[0];
             let mut part = vec![0.0; rows * count];
-            columns(&mut part, count, x.values(), of_piece.values(), inner);
+            columns(&mut part, count, x.values(), of_piece.values(), inner, None);
             Ok(part)
         };
         let parts: Vec<Vec<f32>> = weight.row_pieces(ROWS).par_iter().map(part).collect::<Result<_>>()?;
@@ -228,16 +229,17 @@ impl<'a> Interpreter<'a> {
         let codes = if weight.ty().count() < LARGE { None } else { self.store.codes_of(weight)? };
         let value = match codes {
             Some(codes) => Value::coded(weight.ty(), codes),
-            None if self.in_panels[id.index()] => Value::new(self.store.read(weight)?).panels(),
+            None if self.in_panels[id.index()] => Value::weight(self.store.read(weight)?).panels(),
             None => Value::weight(self.store.read(weight)?),
         };
         Ok(slot.get_or_init(|| value).clone())
     }
 }
 
-/// The small weights that nothing but linears of many rows reads, as their second operand.
+/// The weights that nothing but linears of many rows reads, as their second operand.
 fn in_panels(graph: &Graph) -> Vec<bool> {
-    let mut read: Vec<bool> = graph.weights().iter().map(|weight| weight.ty().count() < LARGE).collect();
+    let fits = |weight: &Weight| weight.ty().count() < LARGE || has_own();
+    let mut read: Vec<bool> = graph.weights().iter().map(fits).collect();
     for node in graph.nodes() {
         for (place, &id) in node.operands.iter().enumerate() {
             let Def::Weight(weight) = graph.value(id).def else { continue };

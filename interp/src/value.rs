@@ -26,7 +26,7 @@ pub enum Numbers {
     Brain(Arc<Vec<bf16>>),
     /// Of a large weight that is stored as codes.
     Coded(Arc<Codes>),
-    /// Of a small weight that only linears read.
+    /// Of a weight that only linears read.
     Panels(Arc<Panels>),
 }
 
@@ -79,7 +79,7 @@ impl Value {
         }
     }
 
-    /// A small weight of linears.
+    /// A weight of linears; a narrow one stays so.
     pub fn panels(self) -> Self {
         let numbers = match &self.numbers {
             Numbers::Float(values) => Numbers::Panels(Arc::new(Panels::new(values, self.ty.last()))),

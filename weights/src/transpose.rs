@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-/// Rows that are filled beside each other, and numbers of each that are: what is read stays in the nearest cache, and of 2-byte
-/// numbers a tile's row is a line of it.
-const TILE: usize = 32;
+/// Rows that are filled beside each other: as many numbers behind each other are read at once, and more rows would be more lines of the
+/// nearest cache than it holds where they are a power of two apart.
+const ROWS: usize = 8;
 
 /// Numbers that one thread moves at once.
 const BLOCK: usize = 1 << 14;
@@ -30,27 +30,17 @@ fn axes(shape: &[usize], perm: &[usize]) -> Vec<(usize, usize)> {
 pub fn transpose<T: Copy + Send + Sync>(out: &mut [T], values: &[T], shape: &[usize], perm: &[usize]) {
     let mut axes = axes(shape, perm);
     let Some((length, step)) = axes.pop() else { return out.copy_from_slice(values) };
-    let rows = if step == 1 { (BLOCK / length).max(1) } else { TILE };
+    let rows = if step == 1 { (BLOCK / length).max(1) } else { ROWS };
     let fill = |number: usize, block: &mut [T]| {
         let starts: Vec<usize> =
             (0..block.len() / length).map(|row| start(&axes, number * rows + row)).collect();
-        if step == 1 {
-            for (line, start) in block.chunks_exact_mut(length).zip(starts) {
-                line.copy_from_slice(&values[start..start + length]);
-            }
-            return;
+        if step != 1 && starts.len() == ROWS && starts.windows(2).all(|pair| pair[0] + 1 == pair[1]) {
+            return turn(block, length, &values[starts[0]..], step);
         }
-        let beside = starts.len() == TILE && starts.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-        for first in (0..length).step_by(TILE) {
-            if beside && first + TILE <= length {
-                turn(&mut block[first..], length, &values[starts[0] + first * step..], step);
-                continue;
-            }
-            let last = (first + TILE).min(length);
-            for (line, start) in block.chunks_exact_mut(length).zip(&starts) {
-                for (to, place) in line[first..last].iter_mut().zip(first..) {
-                    *to = values[start + place * step];
-                }
+        for (line, start) in block.chunks_exact_mut(length).zip(starts) {
+            match step {
+                1 => line.copy_from_slice(&values[start..start + length]),
+                _ => line.iter_mut().zip(values[start..].iter().step_by(step)).for_each(|(to, x)| *to = *x),
             }
         }
     };
@@ -61,21 +51,14 @@ pub fn transpose<T: Copy + Send + Sync>(out: &mut [T], values: &[T], shape: &[us
     }
 }
 
-/// Turns a tile: number `j` of row `i` of `from`, whose rows are `step` apart, is number `i` of row `j` of `to`, whose are `length` apart. By
-/// way of arrays it is moved in vectors.
+/// Number `i` of row `j` of `to`, whose rows are `length` long, is number `j` of row `i` of `from`, whose rows are `step` apart.
 fn turn<T: Copy>(to: &mut [T], length: usize, from: &[T], step: usize) {
-    let mut tile = [[from[0]; TILE]; TILE];
-    let mut turned = tile;
-    for (row, line) in tile.iter_mut().zip(from.chunks(step)) {
-        row.copy_from_slice(&line[..TILE]);
-    }
-    for (i, row) in tile.iter().enumerate() {
-        for (j, &number) in row.iter().enumerate() {
-            turned[j][i] = number;
+    let mut rows = to.chunks_exact_mut(length);
+    let mut rows: [&mut [T]; ROWS] = std::array::from_fn(|_| rows.next().unwrap_or_default());
+    for (at, numbers) in from.chunks(step).take(length).enumerate() {
+        for (row, number) in rows.iter_mut().zip(&numbers[..ROWS]) {
+            row[at] = *number;
         }
-    }
-    for (row, line) in turned.iter().zip(to.chunks_mut(length)) {
-        line[..TILE].copy_from_slice(row);
     }
 }
 

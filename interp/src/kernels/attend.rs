@@ -7,8 +7,8 @@ use pulp::{Arch, Simd, WithSimd};
 use snapc_ir::ops::MASKED;
 
 use super::functions::exp_down;
-use super::tile::{self, LOW, TALL, WIDEST, is_tall, multiply, store, zeros};
-use super::{blocks, row_blocks};
+use super::tile::{self, LOW, TALL, VECTORS, WIDEST, is_tall, multiply, store, zeros};
+use super::{blocks, row_blocks, with_room};
 use crate::pool::{Buffer, Pool};
 
 /// Sizes of an attention: `q [batch, queries, heads, dim]`, `k` and `v [batch, keys, groups, dim]`.
@@ -130,11 +130,26 @@ impl Attend<'_> {
             blocks(out, self.block * row, |number, out| {
                 let tiles = seen(number);
                 let first = number * self.block;
-                Arch::new().dispatch(Block { all: self, packed: &packed, entry, first, tiles: &tiles, out });
+                let places = tiles.iter().map(|tiles| tiles.len() * packed.stride).sum::<usize>();
+                with_room((dim + places) * tile::columns(), |room| {
+                    let (packed, tiles) = (&packed, &tiles[..]);
+                    Arch::new().dispatch(Block { all: self, packed, entry, first, tiles, room, out });
+                });
             });
         }
         [packed.k, packed.v].into_iter().for_each(|buffer| pool.give(buffer));
     }
+}
+
+/// A query of a head.
+#[derive(Clone, Copy, Default)]
+struct Column {
+    /// The place of its token.
+    place: usize,
+    /// Where its numbers begin in all queries.
+    query: usize,
+    /// Where its result begins in the block's.
+    out: usize,
 }
 
 /// A block of queries.
@@ -145,6 +160,8 @@ struct Block<'a> {
     /// The place of its first query.
     first: usize,
     tiles: &'a [Range<usize>],
+    /// Room for queries and scores.
+    room: &'a mut [f32],
     out: &'a mut [f32],
 }
 
@@ -166,37 +183,52 @@ impl Block<'_> {
     fn columns<S: Simd, const R: usize>(mut self, simd: S) {
         let Sizes { heads, groups, dim, .. } = self.all.sizes;
         let width = tile::width::<S>();
-        let repeat = heads / groups;
-        let rows = self.out.len() / (heads * dim) * repeat;
-        let places = self.tiles.iter().map(|tiles| tiles.len() * self.packed.stride).sum::<usize>();
-        let mut scores = vec![0.0; places * width];
-        let mut q = vec![0.0; dim * width];
+        let rows = self.out.len() / (heads * dim) * (heads / groups);
+        let (q, scores) = std::mem::take(&mut self.room).split_at_mut(dim * width);
+        let mut columns = [Column::default(); WIDEST];
         for group in 0..groups {
             for start in (0..rows).step_by(width) {
-                let count = width.min(rows - start);
-                self.pack_queries(&mut q, width, group, start..start + count);
-                self.score::<S, R>(simd, &q, &mut scores, group);
-                self.change(&mut scores, width, start..start + count);
-                let shares = softmax_columns(&mut scores, width);
-                self.sum_values::<S, R>(simd, &scores, group, start..start + count, &shares);
+                let columns = &mut columns[..width.min(rows - start)];
+                self.find(columns, group, start);
+                self.pack_queries(q, width, columns);
+                self.score::<S, R>(simd, q, scores, group);
+                self.change(scores, width, columns);
+                let shares = softmax_columns(simd, scores);
+                self.sum_values::<S, R>(simd, scores, group, columns, &shares);
             }
         }
     }
 
-    /// Rows are the heads of a group at one token, then those at the next.
+    /// The columns from row `start` of a group on. Rows are the heads of a group at one token, then those at the next.
     #[inline(always)]
-    fn pack_queries(&self, q: &mut [f32], width: usize, group: usize, rows: Range<usize>) {
+    fn find(&self, columns: &mut [Column], group: usize, start: usize) {
         let Sizes { queries, heads, groups, dim, .. } = self.all.sizes;
         let repeat = heads / groups;
-        q.fill(0.0);
-        for (column, row) in rows.enumerate() {
-            let token = self.all.token(self.first + row / repeat);
-            let head = group * repeat + row % repeat;
-            let start = ((self.entry * queries + token) * heads + head) * dim;
-            let query = &self.all.q[start..start + dim];
-            for (to, x) in q.chunks_exact_mut(width).zip(query) {
-                to[column] = x * self.all.scale;
+        let (mut token, mut head) = (start / repeat, start % repeat);
+        for column in columns {
+            let place = self.first + token;
+            let head_of = |token: usize| (token * heads + group * repeat + head) * dim;
+            *column = Column {
+                place,
+                query: head_of(self.entry * queries + self.all.token(place)),
+                out: head_of(token),
+            };
+            head += 1;
+            if head == repeat {
+                (token, head) = (token + 1, 0);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn pack_queries(&self, q: &mut [f32], width: usize, columns: &[Column]) {
+        let Attend { q: queries, scale, sizes, .. } = self.all;
+        for (lane, column) in columns.iter().enumerate() {
+            let query = &queries[column.query..][..sizes.dim];
+            q.chunks_exact_mut(width).zip(query).for_each(|(to, x)| to[lane] = x * scale);
+        }
+        for to in q.chunks_exact_mut(width) {
+            to[columns.len()..].fill(0.0);
         }
     }
 
@@ -219,7 +251,7 @@ impl Block<'_> {
 
     /// What is no key gets no weight; masks.
     #[inline(always)]
-    fn change(&self, scores: &mut [f32], width: usize, rows: Range<usize>) {
+    fn change(&self, scores: &mut [f32], width: usize, columns: &[Column]) {
         let Attend { sizes, mask, causal, tile, .. } = self.all;
         let stride = self.packed.stride;
         if *tile < stride {
@@ -236,11 +268,9 @@ impl Block<'_> {
             }
         }
         if *causal {
-            let repeat = sizes.heads / sizes.groups;
-            for (column, row) in rows.enumerate() {
-                let query = self.first + row / repeat;
-                let behind = scores[..sizes.keys * width].chunks_exact_mut(width).skip(query + 1);
-                behind.for_each(|scores| scores[column] += MASKED);
+            for (lane, column) in columns.iter().enumerate() {
+                let behind = scores[..sizes.keys * width].chunks_exact_mut(width).skip(column.place + 1);
+                behind.for_each(|scores| scores[lane] += MASKED);
             }
         }
     }
@@ -251,12 +281,12 @@ impl Block<'_> {
         simd: S,
         scores: &[f32],
         group: usize,
-        rows: Range<usize>,
-        shares: &[f32; WIDEST],
+        columns: &[Column],
+        shares: &[[S::f32s; VECTORS]; 1],
     ) {
-        let Sizes { heads, groups, dim, .. } = self.all.sizes;
+        let Sizes { groups, dim, .. } = self.all.sizes;
         let Packed { v, stride, places, panels, .. } = self.packed;
-        let (width, repeat) = (tile::width::<S>(), heads / groups);
+        let width = tile::width::<S>();
         let v = &v[(self.entry * groups + group) * panels * places * R..];
         for panel in 0..*panels {
             let v = &v[panel * places * R..][..places * R];
@@ -267,14 +297,18 @@ impl Block<'_> {
                 multiply(simd, &mut tile, &v[tiles.start * stride * R..tiles.end * stride * R], now);
                 rest = later;
             }
-            let mut columns = [0.0; TALL * WIDEST];
-            store::<S, R>(&tile, &mut columns[..R * width]);
+            for sums in &mut tile {
+                sums.iter_mut().zip(&shares[0]).for_each(|(sum, share)| *sum = simd.mul_f32s(*sum, *share));
+            }
+            let mut sums = [0.0; TALL * WIDEST];
+            store::<S, R>(&tile, &mut sums[..R * width]);
             let size = R.min(dim - panel * R);
-            for (column, row) in rows.clone().enumerate() {
-                let head = group * repeat + row % repeat;
-                let out = &mut self.out[(row / repeat * heads + head) * dim + panel * R..][..size];
-                for (to, numbers) in out.iter_mut().zip(columns.chunks_exact(width)) {
-                    *to = numbers[column] * shares[column];
+            for (lane, column) in columns.iter().enumerate() {
+                let numbers: [f32; R] = std::array::from_fn(|row| sums[row * width + lane]);
+                let out = &mut self.out[column.out + panel * R..][..size];
+                match out.first_chunk_mut::<R>() {
+                    Some(out) => *out = numbers,
+                    None => out.copy_from_slice(&numbers[..size]),
                 }
             }
         }
@@ -283,20 +317,26 @@ impl Block<'_> {
 
 /// The numerators of a softmax down each column, and 1 over their sums.
 #[inline(always)]
-fn softmax_columns(scores: &mut [f32], width: usize) -> [f32; WIDEST] {
-    let (mut largest, mut sums) = ([f32::NEG_INFINITY; WIDEST], [0.0; WIDEST]);
-    for row in scores.chunks_exact(width) {
-        for (most, &x) in largest[..width].iter_mut().zip(row) {
-            *most = if x > *most { x } else { *most };
-        }
+fn softmax_columns<S: Simd>(simd: S, scores: &mut [f32]) -> [[S::f32s; VECTORS]; 1] {
+    let mut largest = [simd.splat_f32s(f32::NEG_INFINITY); VECTORS];
+    for row in S::as_simd_f32s(scores).0.as_chunks::<VECTORS>().0 {
+        largest.iter_mut().zip(row).for_each(|(most, x)| *most = simd.max_f32s(*x, *most));
     }
+    let width = tile::width::<S>();
+    let (mut most, mut sums) = ([0.0; WIDEST], [0.0; WIDEST]);
+    store::<S, 1>(&[largest], &mut most[..width]);
     for row in scores.chunks_exact_mut(width) {
-        for ((x, most), sum) in row.iter_mut().zip(&largest[..width]).zip(&mut sums[..width]) {
+        for ((x, most), sum) in row.iter_mut().zip(&most[..width]).zip(&mut sums[..width]) {
             *x = exp_down(*x - most);
             *sum += *x;
         }
     }
-    sums.map(f32::recip)
+    sums = sums.map(f32::recip);
+    let mut shares = zeros::<S, 1>(simd);
+    if let [first, ..] = S::as_simd_f32s(&sums).0.as_chunks::<VECTORS>().0 {
+        shares = [*first];
+    }
+    shares
 }
 
 #[cfg(test)]

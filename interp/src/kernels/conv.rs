@@ -3,8 +3,11 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::tile::{self, LOW, TALL, Tile, WIDEST, is_tall, step, store, zeros};
+use super::tile::{self, LOW, TALL, Tile, WIDEST, step, store, zeros};
 use super::{blocks, row_blocks};
+
+/// Maps of a tile that use 16 registers best, where the results are a multiple of so many.
+const MIDDLE: usize = 6;
 
 /// A convolution of step 1 in one group; `x [channels, height, width]` and all results of one image.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +45,7 @@ impl Conv<'_> {
         let places: usize = self.result().iter().product();
         let depth = self.channels * self.kernel[0] * self.kernel[1];
         let outputs = self.weight.len() / depth;
-        let maps = tile::rows();
+        let maps = maps_of_a_tile(outputs);
         blocks(out, maps * places, |number, out| {
             let first = number * maps;
             let mut weight = vec![0.0; depth * maps];
@@ -50,7 +53,7 @@ impl Conv<'_> {
                 let from = &self.weight[(first + lane) * depth..][..depth];
                 weight.chunks_exact_mut(maps).zip(from).for_each(|(to, x)| to[lane] = *x);
             }
-            Arch::new().dispatch(Maps { conv: self, pad, weight: &weight, first, out });
+            Arch::new().dispatch(Maps { conv: self, pad, weight: &weight, maps, first, out });
         });
     }
 
@@ -68,12 +71,23 @@ impl Conv<'_> {
     }
 }
 
+/// Maps of the result that are worked on at once.
+fn maps_of_a_tile(outputs: usize) -> usize {
+    match tile::rows() {
+        LOW if outputs.next_multiple_of(MIDDLE) <= outputs.next_multiple_of(LOW) => MIDDLE,
+        rows => rows,
+    }
+}
+
 /// A few maps of the result.
 struct Maps<'a> {
     conv: &'a Conv<'a>,
     pad: &'a [f32],
-    /// `[channels, kernel rows, kernel columns, rows of a tile]`.
+    /// `[channels, kernel rows, kernel columns, maps]`.
     weight: &'a [f32],
+    /// Rows of a tile.
+    maps: usize,
+    /// The first of them.
     first: usize,
     out: &'a mut [f32],
 }
@@ -83,10 +97,10 @@ impl WithSimd for Maps<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if is_tall::<S>() {
-            self.lines::<S, TALL>(simd);
-        } else {
-            self.lines::<S, LOW>(simd);
+        match self.maps {
+            TALL => self.lines::<S, TALL>(simd),
+            MIDDLE => self.lines::<S, MIDDLE>(simd),
+            _ => self.lines::<S, LOW>(simd),
         }
     }
 }
@@ -123,8 +137,8 @@ impl Maps<'_> {
         for map in self.pad.chunks_exact(height * line) {
             let lines = map[row * line..].chunks_exact(line).take(kernel_rows);
             for (line, weights) in lines.zip(&mut weights) {
-                for (weight, place) in weights.iter().zip(col..) {
-                    step(simd, &mut tile, weight, &line[place..place + width]);
+                for (weight, places) in weights.iter().zip(line[col..].windows(width)) {
+                    step(simd, &mut tile, weight, places);
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! Loops that are worth writing with care. Each is tested against the plain loop that says what it computes. Every number of a result
 //! is summed up in one order, whatever the number of threads.
 
+use std::cell::RefCell;
+
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -9,6 +11,7 @@ pub mod broadcast;
 pub mod conv;
 pub mod functions;
 pub mod panels;
+pub mod product;
 pub mod rows;
 pub mod tile;
 
@@ -39,6 +42,21 @@ pub fn row_blocks(values: &mut [f32], length: usize, work: impl Fn(usize, &mut [
     blocks(values, rows * length, |number, block| work(number * rows, block));
 }
 
+/// Runs `work` with room for so many numbers, whatever they are: what this thread had before, where there was any.
+pub fn with_room<R>(count: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        /// One for each of those that are at work inside each other.
+        static ROOMS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut room = ROOMS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if room.len() < count {
+        room.resize(count, 0.0);
+    }
+    let result = work(&mut room[..count]);
+    ROOMS.with_borrow_mut(|rooms| rooms.push(room));
+    result
+}
+
 /// Changes every number.
 pub fn map(values: &mut [f32], of: impl Fn(f32) -> f32 + Sync) {
     blocks(values, BLOCK, |_, block| {
@@ -60,11 +78,16 @@ pub fn copy(to: &mut [f32], from: &[f32]) {
 
 /// Adds a row to each row.
 pub fn add_row(values: &mut [f32], row: &[f32]) {
-    row_blocks(values, row.len(), |_, block| {
+    add_row_at(values, row.len(), row);
+}
+
+/// Adds a row to each row, which are `stride` apart.
+pub fn add_row_at(values: &mut [f32], stride: usize, row: &[f32]) {
+    row_blocks(values, stride, |_, block| {
         vectorised(
             #[inline(always)]
             || {
-                for line in block.chunks_exact_mut(row.len()) {
+                for line in block.chunks_mut(stride.max(1)) {
                     line.iter_mut().zip(row).for_each(|(x, y)| *x += y);
                 }
             },

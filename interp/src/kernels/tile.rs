@@ -28,6 +28,20 @@ pub fn rows() -> usize {
     Arch::new().dispatch(Rows)
 }
 
+/// Numbers of a row on this CPU.
+pub fn columns() -> usize {
+    struct Width;
+    impl WithSimd for Width {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            width::<S>()
+        }
+    }
+    Arch::new().dispatch(Width)
+}
+
 /// Whether tiles are [`TALL`].
 #[inline(always)]
 pub fn is_tall<S: Simd>() -> bool {

@@ -92,20 +92,21 @@ fn by_columns(op: &Conv2d, call: &Call, operands: [&[f32]; 2], shapes: &[Vec<usi
                     (line / (kernel_rows * kernel_cols), line % (kernel_rows * kernel_cols));
                 let map = &maps[channel * height * width..][..height * width];
                 let (down, right) = (kernel / kernel_cols, kernel % kernel_cols);
-                let (mut row, mut col) = (first / cols, first % cols);
-                for value in numbers {
+                let (mut row, mut col, mut rest) = (first / cols, first % cols, numbers);
+                while !rest.is_empty() {
+                    let line = rest.split_off_mut(..(cols - col).min(rest.len())).unwrap_or_default();
                     let from_row = (row * op.stride + down).wrapping_sub(op.padding);
-                    let from_col = (col * op.stride + right).wrapping_sub(op.padding);
-                    let inside = from_row < height && from_col < width;
-                    *value = if inside { map[from_row * width + from_col] } else { 0.0 };
-                    col += 1;
-                    if col == cols {
-                        (row, col) = (row + 1, 0);
+                    let from = map.get(from_row.saturating_mul(width)..).unwrap_or_default();
+                    let from = &from[..width.min(from.len())];
+                    let places = (col * op.stride + right..).step_by(op.stride);
+                    for (value, place) in line.iter_mut().zip(places) {
+                        *value = from.get(place.wrapping_sub(op.padding)).copied().unwrap_or(0.0);
                     }
+                    (row, col) = (row + 1, 0);
                 }
             });
             let columns = Matrix::new(&columns[..depth * count], depth, count);
-            product(&mut result[first..], places, weight, columns, 1.0, true);
+            product(&mut result[first..], places, weight, columns, None, true);
         }
     }
     call.pool.give(columns);

@@ -2,9 +2,8 @@ use snapc_ir::Result;
 use snapc_ir::ops::Linear;
 
 use super::{Call, Execute};
-use crate::gemm::{Matrix, dots, product};
-use crate::kernels::add_row;
-use crate::kernels::panels::Panels;
+use crate::gemm::{Matrix, dots, own, product};
+use crate::kernels::product::Product;
 use crate::value::{LARGE, Numbers, Value};
 
 /// Numbers of a weight that are decoded at once.
@@ -17,22 +16,20 @@ impl Execute for Linear {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
         let (out, inner) = (call.shape(1)[0], call.shape(1)[1]);
         let mut values = call.fresh();
-        let weight = &call.operands[1];
-        match &weight.numbers {
+        let rows = values.len() / out.max(1);
+        let (x, bias) = (call.values(0), call.optional(2));
+        let a = Matrix::new(x, rows, inner);
+        match &call.operands[1].numbers {
             Numbers::Panels(panels) => {
-                panels.product(&mut values, call.values(0), call.optional(2));
-                return call.one(values);
+                let panels = panels.values();
+                Product { a, panels, columns: out, bias }.run(&mut values, out, true);
             }
             // The same sums, whether or not the weight is kept.
-            Numbers::Float(weight) if weight.len() < LARGE && !is_few(values.len() / out.max(1)) => {
-                Panels::new(weight, inner).product(&mut values, call.values(0), call.optional(2));
-                return call.one(values);
+            Numbers::Float(weight) if weight.len() < LARGE && !is_few(rows) => {
+                own(&mut values, out, a, Matrix::new(weight, out, inner).t(), bias, true);
             }
-            Numbers::Float(weight) => columns(&mut values, out, call.values(0), weight, inner),
+            Numbers::Float(weight) => columns(&mut values, out, x, weight, inner, bias),
             _ => by_tiles(call, &mut values),
-        }
-        if let Some(bias) = call.optional(2) {
-            add_row(&mut values, bias);
         }
         call.one(values)
     }
@@ -51,19 +48,28 @@ fn by_tiles(call: &Call, values: &mut [f32]) {
     for first in (0..out).step_by(rows) {
         let tile = &mut tile[..rows.min(out - first) * inner];
         call.operands[1].rows(first, tile);
-        columns(&mut values[first..], out, call.values(0), tile, inner);
+        let bias = call.optional(2).map(|bias| &bias[first..first + tile.len() / inner]);
+        columns(&mut values[first..], out, call.values(0), tile, inner, bias);
     }
     call.pool.give(tile);
 }
 
-/// Some columns of `x W^T`, each row of the result `stride` numbers behind the other: `weight` is the rows of `W` that make them.
-pub fn columns(values: &mut [f32], stride: usize, x: &[f32], weight: &[f32], inner: usize) {
+/// Some columns of `x W^T + bias`, each row of the result `stride` numbers behind the other: `weight` is the rows of `W` that make them.
+pub fn columns(
+    values: &mut [f32],
+    stride: usize,
+    x: &[f32],
+    weight: &[f32],
+    inner: usize,
+    bias: Option<&[f32]>,
+) {
     let (rows, count) = (x.len() / inner, weight.len() / inner);
     if !is_few(rows) {
         let weight = Matrix::new(weight, count, inner).t();
-        return product(values, stride, Matrix::new(x, rows, inner), weight, 1.0, true);
+        return product(values, stride, Matrix::new(x, rows, inner), weight, bias, true);
     }
     for (values, x) in values.chunks_mut(stride).zip(x.chunks_exact(inner)) {
         dots(&mut values[..count], x, weight, inner);
+        values.iter_mut().zip(bias.unwrap_or_default()).for_each(|(value, bias)| *value += bias);
     }
 }

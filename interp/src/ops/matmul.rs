@@ -19,7 +19,7 @@ impl Execute for Matmul {
             let a = Matrix::new(a, rows, depth);
             let b =
                 if self.transpose_b { Matrix::new(b, cols, depth).t() } else { Matrix::new(b, depth, cols) };
-            product(out, cols, a, b, 1.0, batches == 1);
+            product(out, cols, a, b, None, batches == 1);
         });
         call.one(values)
     }

@@ -7,6 +7,9 @@ use super::{Call, Execute};
 use crate::kernels::{row_blocks, vectorised};
 use crate::value::Value;
 
+/// Pairs that are turned at once.
+const FEW: usize = 4;
+
 impl Execute for Rotary {
     fn execute(&self, call: &mut Call) -> Result<Vec<Value>> {
         let shape = &call.results[0].shape;
@@ -62,8 +65,19 @@ fn turn(head: &mut [f32], angles: &[f32], pairs: [[usize; 2]; 2]) {
         let (cos, sin) = angles.split_at(quarter);
         let (front, back) = head.split_at_mut(second * quarter);
         let (xs, ys) = (&mut front[first * quarter..][..quarter], &mut back[..quarter]);
-        for ((x, y), (cos, sin)) in xs.iter_mut().zip(ys).zip(cos.iter().zip(sin)) {
-            (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+        // Pieces of a known size become vectors, short as a quarter is.
+        let ((xs, rest_xs), (ys, rest_ys)) = (xs.as_chunks_mut::<FEW>(), ys.as_chunks_mut::<FEW>());
+        let ((cos, rest_cos), (sin, rest_sin)) = (cos.as_chunks::<FEW>(), sin.as_chunks::<FEW>());
+        for ((xs, ys), (cos, sin)) in xs.iter_mut().zip(ys).zip(cos.iter().zip(sin)) {
+            turn_pairs(xs, ys, cos, sin);
         }
+        turn_pairs(rest_xs, rest_ys, rest_cos, rest_sin);
+    }
+}
+
+#[inline(always)]
+fn turn_pairs(xs: &mut [f32], ys: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((x, y), (cos, sin)) in xs.iter_mut().zip(ys).zip(cos.iter().zip(sin)) {
+        (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
     }
 }
