@@ -94,7 +94,8 @@ pub fn generate(options: &GenerateOptions, report: &mut dyn Report) -> Result<Ge
             "a weight or the noise is not finite, or f16 overflows: `--precision f32` tells them apart",
         ));
     }
-    let size = write_png(options, &image)?;
+    let (bytes, size) = picture(&image)?;
+    write_file(&options.output, &bytes)?;
     if let Some(path) = &options.save_latents {
         // Steps that are one run leave the last latent alone.
         let before = steps as usize - walked.latents.len();
@@ -188,8 +189,11 @@ impl Noise {
     }
 }
 
-/// `image [1, 3, H, W]`: clamped to [-1, 1], `(v + 1) * 127.5`, rounded as NumPy does.
-fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<[usize; 2]> {
+/// The PNG of `image [1, 3, H, W]`, and its rows and columns: clamped to [-1, 1], `(v + 1) * 127.5`, rounded as NumPy does.
+///
+/// # Errors
+/// If it has another shape or cannot be encoded.
+pub fn picture(image: &Tensor) -> Result<(Vec<u8>, [usize; 2])> {
     let [1, 3, rows, cols] = image.ty.shape[..] else {
         return Err(Error::input(format!("the decoder gives {}, expected f32[1, 3, H, W]", image.ty)));
     };
@@ -199,7 +203,5 @@ fn write_png(options: &GenerateOptions, image: &Tensor) -> Result<[usize; 2]> {
         .flat_map(|place| (0..3).map(move |colour| colour * places + place))
         .map(|index| byte(image.values()[index]))
         .collect();
-    let bytes = encode(&pixels, cols, rows)?;
-    write_file(&options.output, &bytes)?;
-    Ok([rows, cols])
+    Ok((encode(&pixels, cols, rows)?, [rows, cols]))
 }

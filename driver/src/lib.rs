@@ -36,7 +36,7 @@ pub use compile::{Compiled, PartPlan, Passed, Plan, UseEntry, Why, compile, plan
 pub use diff::{Change, Differences, diff};
 pub use elastic::{AssembleOptions, Assembled, Elastic, ElasticSubnet, assemble, store as elastic_store};
 pub use files::FileEntry;
-pub use generate::{GenerateOptions, Generated, generate};
+pub use generate::{GenerateOptions, Generated, generate, picture};
 pub use inputs::{InputEntry, LicenceEntry};
 pub use inspect::{Inspection, PartSummary, TensorSummary, inspect};
 pub use manifest::{
