@@ -1,4 +1,4 @@
-//! A crate may name what its arrows reach; formatting is checked too.
+//! A crate may name what its arrows reach; formatting is checked too, and what benches have measured.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,4 +80,22 @@ fn sources_are_formatted() {
     let done =
         Command::new(env!("CARGO")).args(["fmt", "--all", "--check"]).current_dir(root()).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+/// Each bench has its results in `benches/README.md`, and what that shows is there.
+#[test]
+fn benches_have_their_results() {
+    let folder = root().join("benches");
+    let text = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let mut benches: Vec<String> = std::fs::read_dir(folder.join("src/bin"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string())
+        .collect();
+    benches.sort();
+    let section = |name: &String| text.lines().any(|line| line.starts_with(&format!("## `{name}`")));
+    let missing: Vec<_> = benches.iter().filter(|name| !section(name)).collect();
+    assert!(!benches.is_empty() && missing.is_empty(), "no section for {missing:?}");
+    let plots: Vec<&str> = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(plots.contains(&"scaling.svg"), "{plots:?}");
+    plots.iter().filter(|link| link.ends_with(".svg")).for_each(|plot| assert!(folder.join(plot).is_file()));
 }
