@@ -43,7 +43,7 @@ pub use manifest::{
     Manifest, MemoryEntry, OptionsEntry, PartEntry, PortEntry, ScheduleEntry, TokenizerEntry, VerifiedEntry,
 };
 pub use options::{Bake, CompileOptions, Ranges, Width, parse_part, parse_size};
-pub use parts::is_compiled;
+pub use parts::{Choice, Parts, is_compiled};
 pub use project::Project;
 pub use quantization::Strip;
 pub use quantization::accuracy::{LayerLoss, PictureLoss, StepLoss, measure as measure_accuracy};

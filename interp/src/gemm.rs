@@ -5,7 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 use crate::kernels::panels::{lay_out_matrix, size};
 pub use crate::kernels::product::Matrix;
-use crate::kernels::product::Product;
+use crate::kernels::product::{FEW, Product};
 use crate::kernels::tile::{self, TALL};
 use crate::kernels::{add_row_at, blocks, vectorised, with_room};
 
@@ -53,9 +53,6 @@ const WHOLE: [usize; 2] = [16, 64];
 /// of such a piece.
 const DEEP: usize = 512;
 const NARROW: usize = 128;
-
-/// Multiplications that are worth a thread.
-const FEW: usize = 1 << 20;
 
 fn view(matrix: Matrix) -> MatRef<f32> {
     let Matrix { values, rows, cols, stride, transposed } = matrix;

@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use snapc_backend::legalize;
 use snapc_benches::{Common, Tenth, peak_mb, told, write};
-use snapc_driver::{Bake, CompileOptions, GenerateOptions, MinOs, Precision, Ranges, Silent, Target, Width};
+use snapc_driver::{
+    Bake, Choice, CompileOptions, GenerateOptions, MinOs, Parts, Precision, Ranges, Silent, Target, Width,
+};
 use snapc_frontends::tokenizer::Tokenizer;
 use snapc_frontends::{Part, Pipeline};
 use snapc_interp::{Interpreter, Sampling, sample};
 use snapc_ir::{Error, Graph, Result};
-use snapc_passes::{Pass, Slice};
 use snapc_weights::{Store, Tensor};
 
 const PROMPT: &str = "a red circle";
@@ -85,8 +86,8 @@ fn only(options: &Options, what: What) -> Result<String> {
         Ok(())
     };
     if what == What::Pipeline {
-        run_fixture(&options.common.folder, &mut measure)?;
         let options = generate_options(&options.common.folder);
+        run_fixture(&options, &mut measure)?;
         for _ in 0..3 {
             let start = Instant::now();
             snapc_driver::generate(&options, &mut Silent)?;
@@ -180,44 +181,32 @@ fn generate_options(folder: &Path) -> GenerateOptions {
 }
 
 /// Draws pictures one after the other with the fixture's networks open, as ONNX Runtime's sessions are: prompt to PNG.
-fn run_fixture(folder: &Path, measure: &mut dyn FnMut(Runs) -> Result<()>) -> Result<()> {
-    let pipeline = Pipeline::open(&fixture())?;
-    let latent = pipeline.latent_size(None)?;
-    let width = pipeline.subnet("full")?;
-    let mut networks = Vec::new();
-    for part in Part::ALL {
-        let imported = pipeline.import(part, 1, latent)?;
-        let graph = match part {
-            Part::Transformer => Slice { from: pipeline.width(), to: width }.run(&imported.graph)?,
-            _ => imported.graph,
-        };
-        networks.push((graph, imported.store));
-    }
-    let [text_encoder, transformer, vae_decoder] =
-        [0, 1, 2].map(|part| Interpreter::new(&networks[part].0, &networks[part].1));
-    let one = |interpreter: &Interpreter, inputs: &[(&str, &Tensor)]| -> Result<Tensor> {
-        Ok(interpreter.run(inputs)?.swap_remove(0))
-    };
-    let tokenizer = Tokenizer::open(&fixture(), pipeline.text_tokens())?;
-    let schedule = pipeline.schedule(Some(4), latent)?;
-    let shape = [1, pipeline.latent_channels(), latent[0], latent[1]];
-    let noise = Tensor::f32(shape, snapc_interp::TorchGenerator::new(0).randn(shape.iter().product()));
+fn run_fixture(options: &GenerateOptions, measure: &mut dyn FnMut(Runs) -> Result<()>) -> Result<()> {
+    let choice = Choice { width: options.width.as_ref(), size: options.size, steps: options.steps };
+    let parts = Parts::open(&options.pipeline, &choice)?;
+    let [text_encoder, transformer, vae_decoder] = Part::ALL.map(|part| parts.network(part).runner());
+    let shape = &parts.latent_shape;
+    let drawn = snapc_interp::TorchGenerator::new(options.seed).randn(shape.iter().product());
+    let noise = Tensor::f32(shape.clone(), drawn);
     measure(&mut || {
-        let encoded = tokenizer.encode(PROMPT)?;
+        let encoded = parts.tokenizer.encode(&options.prompt)?;
         let tokens = [1, encoded.ids.len()];
         let (ids, mask) = (Tensor::i32(tokens, encoded.ids), Tensor::f32(tokens, encoded.mask));
-        let text = one(&text_encoder, &[("input_ids", &ids)])?;
+        let text = text_encoder.run(&[("input_ids", &ids)])?;
         let mut velocity = |latent: &Tensor, timestep: f32, _: usize| {
             let timestep = Tensor::f32([1], vec![timestep]);
-            let inputs = [("latent", latent), ("timestep", &timestep), ("text", &text), ("text_mask", &mask)];
-            one(&transformer, &inputs)
+            transformer.run(&[
+                ("latent", latent),
+                ("timestep", &timestep),
+                ("text", &text),
+                ("text_mask", &mask),
+            ])
         };
-        let walk = Sampling { schedule: &schedule, noise: noise.clone() };
+        let walk = Sampling { schedule: &parts.schedule, noise: noise.clone() };
         let latents = sample(walk, &mut velocity, &mut |_| Ok(noise.clone()))?;
         let last = latents.last().unwrap_or(&noise);
-        let (bytes, _) = snapc_driver::picture(&one(&vae_decoder, &[("latent", last)])?)?;
-        let path = folder.join("drawn.png");
-        std::fs::write(&path, bytes).map_err(|error| Error::io("write", &path, &error))
+        let (bytes, _) = snapc_driver::picture(&vae_decoder.run(&[("latent", last)])?)?;
+        std::fs::write(&options.output, bytes).map_err(|error| Error::io("write", &options.output, &error))
     })
 }
 

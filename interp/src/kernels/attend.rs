@@ -282,7 +282,7 @@ impl Block<'_> {
         scores: &[f32],
         group: usize,
         columns: &[Column],
-        shares: &[[S::f32s; VECTORS]; 1],
+        shares: &[f32; WIDEST],
     ) {
         let Sizes { groups, dim, .. } = self.all.sizes;
         let Packed { v, stride, places, panels, .. } = self.packed;
@@ -297,14 +297,11 @@ impl Block<'_> {
                 multiply(simd, &mut tile, &v[tiles.start * stride * R..tiles.end * stride * R], now);
                 rest = later;
             }
-            for sums in &mut tile {
-                sums.iter_mut().zip(&shares[0]).for_each(|(sum, share)| *sum = simd.mul_f32s(*sum, *share));
-            }
             let mut sums = [0.0; TALL * WIDEST];
             store::<S, R>(&tile, &mut sums[..R * width]);
             let size = R.min(dim - panel * R);
             for (lane, column) in columns.iter().enumerate() {
-                let numbers: [f32; R] = std::array::from_fn(|row| sums[row * width + lane]);
+                let numbers: [f32; R] = std::array::from_fn(|row| sums[row * width + lane] * shares[lane]);
                 let out = &mut self.out[column.out + panel * R..][..size];
                 match out.first_chunk_mut::<R>() {
                     Some(out) => *out = numbers,
@@ -317,7 +314,7 @@ impl Block<'_> {
 
 /// The numerators of a softmax down each column, and 1 over their sums.
 #[inline(always)]
-fn softmax_columns<S: Simd>(simd: S, scores: &mut [f32]) -> [[S::f32s; VECTORS]; 1] {
+fn softmax_columns<S: Simd>(simd: S, scores: &mut [f32]) -> [f32; WIDEST] {
     let mut largest = [simd.splat_f32s(f32::NEG_INFINITY); VECTORS];
     for row in S::as_simd_f32s(scores).0.as_chunks::<VECTORS>().0 {
         largest.iter_mut().zip(row).for_each(|(most, x)| *most = simd.max_f32s(*x, *most));
@@ -331,12 +328,7 @@ fn softmax_columns<S: Simd>(simd: S, scores: &mut [f32]) -> [[S::f32s; VECTORS];
             *sum += *x;
         }
     }
-    sums = sums.map(f32::recip);
-    let mut shares = zeros::<S, 1>(simd);
-    if let [first, ..] = S::as_simd_f32s(&sums).0.as_chunks::<VECTORS>().0 {
-        shares = [*first];
-    }
-    shares
+    sums.map(f32::recip)
 }
 
 #[cfg(test)]

@@ -3,11 +3,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::tile::{self, LOW, TALL, Tile, WIDEST, step, store, zeros};
+use super::tile::{self, LOW, MIDDLE, TALL, Tile, WIDEST, step, store, zeros};
 use super::{blocks, row_blocks};
-
-/// Maps of a tile that use 16 registers best, where the results are a multiple of so many.
-const MIDDLE: usize = 6;
 
 /// A convolution of step 1 in one group; `x [channels, height, width]` and all results of one image.
 #[derive(Clone, Copy, Debug)]

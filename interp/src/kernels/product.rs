@@ -7,8 +7,8 @@ use pulp::{Arch, Simd, WithSimd};
 use super::tile::{self, Tile, VECTORS, WIDEST, multiply, store, zeros};
 use super::{blocks, with_room};
 
-/// Rows of a tile: as many sums as 16 registers hold.
-const ROWS: usize = 6;
+/// Rows of a tile, on every CPU.
+const ROWS: usize = tile::MIDDLE;
 
 /// Rows that are laid out at once: with [`NUMBERS`], what stays in a cache of 512 KiB.
 const NEAR: usize = 24 * ROWS;
@@ -17,7 +17,7 @@ const NEAR: usize = 24 * ROWS;
 const NUMBERS: usize = 1 << 13;
 
 /// Multiplications that are worth a thread.
-const FEW: usize = 1 << 20;
+pub const FEW: usize = 1 << 20;
 
 /// A row-major matrix inside a slice: `rows x cols`, rows `stride` apart, or its transpose.
 #[derive(Clone, Copy)]
@@ -183,29 +183,20 @@ fn put<S: Simd>(simd: S, line: &mut [f32], sums: &[S::f32s; VECTORS], is_first: 
     }
 }
 
-/// Rows of `a`, so far as `depth` goes, as tiles read them: `[rows / ROWS, depth, ROWS]`, filled up with zeros.
+/// Rows of `a`, so far as `depth` goes, as tiles read them: `[rows / ROWS, depth, ROWS]`, filled up with the last one.
 #[inline(always)]
 fn lay_out(near: &mut [f32], a: Matrix, rows: &Range<usize>, depth: Range<usize>) {
     for (number, to) in near.chunks_exact_mut((depth.len() * ROWS).max(1)).enumerate() {
-        let first = rows.start + number * ROWS;
-        let some = ROWS.min(rows.end - first);
-        if some < ROWS {
-            to.fill(0.0);
-        }
+        let all: [usize; ROWS] =
+            std::array::from_fn(|row| (rows.start + number * ROWS + row).min(rows.end - 1));
         let places = to.as_chunks_mut::<ROWS>().0.iter_mut();
         if a.transposed {
             for (to, place) in places.zip(depth.clone()) {
-                to[..some].copy_from_slice(&a.values[place * a.stride + first..][..some]);
-            }
-        } else if some == ROWS {
-            let lines: [&[f32]; ROWS] =
-                std::array::from_fn(|row| &a.values[(first + row) * a.stride..][depth.clone()]);
-            for (at, to) in places.enumerate() {
-                to.iter_mut().zip(&lines).for_each(|(to, line)| *to = line[at]);
+                let line = &a.values[place * a.stride..];
+                to.iter_mut().zip(all).for_each(|(to, row)| *to = line[row]);
             }
         } else {
-            let lines = (first..first + some).map(|row| &a.values[row * a.stride..][depth.clone()]);
-            let lines: Vec<&[f32]> = lines.collect();
+            let lines = all.map(|row| &a.values[row * a.stride..][depth.clone()]);
             for (at, to) in places.enumerate() {
                 to.iter_mut().zip(&lines).for_each(|(to, line)| *to = line[at]);
             }

@@ -6,6 +6,9 @@ use pulp::{Arch, Simd, WithSimd};
 pub const TALL: usize = 8;
 pub const LOW: usize = 4;
 
+/// The most rows whose sums stay in 16 registers.
+pub const MIDDLE: usize = 6;
+
 /// Vectors of a row. One would be as many loads as products.
 pub const VECTORS: usize = 2;
 
@@ -15,31 +18,28 @@ pub const WIDEST: usize = 32;
 /// Sums of a tile of `R` rows.
 pub type Tile<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
 
-/// Rows of a tile on this CPU: [`TALL`] or [`LOW`].
-pub fn rows() -> usize {
-    struct Rows;
-    impl WithSimd for Rows {
-        type Output = usize;
+/// Rows of a tile on this CPU, [`TALL`] or [`LOW`], and numbers of a row.
+fn size() -> [usize; 2] {
+    struct Size;
+    impl WithSimd for Size {
+        type Output = [usize; 2];
 
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            if is_tall::<S>() { TALL } else { LOW }
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
+            [if is_tall::<S>() { TALL } else { LOW }, width::<S>()]
         }
     }
-    Arch::new().dispatch(Rows)
+    Arch::new().dispatch(Size)
+}
+
+/// Rows of a tile on this CPU: [`TALL`] or [`LOW`].
+pub fn rows() -> usize {
+    size()[0]
 }
 
 /// Numbers of a row on this CPU.
 pub fn columns() -> usize {
-    struct Width;
-    impl WithSimd for Width {
-        type Output = usize;
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            width::<S>()
-        }
-    }
-    Arch::new().dispatch(Width)
+    size()[1]
 }
 
 /// Whether tiles are [`TALL`].
@@ -82,7 +82,7 @@ pub fn step<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R
 
 /// Adds a row of vectors times each number of `a`.
 #[inline(always)]
-pub fn add<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R], b: &[S::f32s; VECTORS]) {
+fn add<S: Simd, const R: usize>(simd: S, sums: &mut Tile<S, R>, a: &[f32; R], b: &[S::f32s; VECTORS]) {
     for (sums, &a) in sums.iter_mut().zip(a) {
         let a = simd.splat_f32s(a);
         for (sum, &b) in sums.iter_mut().zip(b) {
